@@ -1,0 +1,232 @@
+// Package record encodes what outlives a process or crosses to another node: the message record of the
+// journal and the timeline column of the store. The encoding is Protocol Buffers (record.proto, which
+// is the specification); it is written by hand over protowire because the accept path encodes every
+// message once and dispatch decodes it once.
+package record
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/esh3artech/esh3ar"
+)
+
+// Field numbers of esh3ar.journal.v1.Message. They are stored: never reuse one.
+const (
+	fieldID          = 1
+	fieldClient      = 2
+	fieldFrom        = 3
+	fieldTier        = 4
+	fieldTo          = 5
+	fieldType        = 6
+	fieldContent     = 7
+	fieldData        = 8
+	fieldMetadata    = 9
+	fieldAcceptedAt  = 10
+	fieldSendAt      = 11
+	fieldExpiresAt   = 12
+	fieldKey         = 13
+	fieldDigest      = 14
+	fieldTraceParent = 15
+
+	fieldMapKey   = 1
+	fieldMapValue = 2
+)
+
+// AppendMessage appends the encoding of m to dst. Times are kept to the microsecond. Equal messages
+// have equal encodings.
+func AppendMessage(dst []byte, m *esh3ar.Message) []byte {
+	dst = protowire.AppendTag(dst, fieldID, protowire.BytesType)
+	dst = protowire.AppendBytes(dst, m.ID[:])
+	dst = appendString(dst, fieldClient, m.Client)
+	dst = appendString(dst, fieldFrom, m.From)
+	dst = appendVarint(dst, fieldTier, uint64(m.Tier))
+	dst = appendString(dst, fieldTo, m.To)
+	dst = appendString(dst, fieldType, m.Type)
+	// content and data are a oneof: the set one is written even when empty.
+	if m.Data != nil {
+		dst = protowire.AppendTag(dst, fieldData, protowire.BytesType)
+		dst = protowire.AppendBytes(dst, m.Data)
+	} else {
+		dst = protowire.AppendTag(dst, fieldContent, protowire.BytesType)
+		dst = protowire.AppendString(dst, m.Content)
+	}
+	if len(m.Metadata) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(m.Metadata)) {
+			v := m.Metadata[k]
+			size := protowire.SizeTag(fieldMapKey) + protowire.SizeBytes(len(k)) +
+				protowire.SizeTag(fieldMapValue) + protowire.SizeBytes(len(v))
+			dst = protowire.AppendTag(dst, fieldMetadata, protowire.BytesType)
+			dst = protowire.AppendVarint(dst, uint64(size))
+			dst = protowire.AppendTag(dst, fieldMapKey, protowire.BytesType)
+			dst = protowire.AppendString(dst, k)
+			dst = protowire.AppendTag(dst, fieldMapValue, protowire.BytesType)
+			dst = protowire.AppendString(dst, v)
+		}
+	}
+	dst = appendTime(dst, fieldAcceptedAt, m.AcceptedAt)
+	dst = appendTime(dst, fieldSendAt, m.SendAt)
+	dst = appendTime(dst, fieldExpiresAt, m.ExpiresAt)
+	if m.Key != "" {
+		dst = appendString(dst, fieldKey, m.Key)
+		dst = protowire.AppendTag(dst, fieldDigest, protowire.BytesType)
+		dst = protowire.AppendBytes(dst, m.Digest[:])
+	}
+	return appendString(dst, fieldTraceParent, m.TraceParent)
+}
+
+// DecodeMessage decodes what AppendMessage wrote, into m. Unknown fields are skipped, so that a newer
+// version's records stay readable. The decoded message does not keep b.
+//
+// An error means that b is no message record; m is then undefined.
+func DecodeMessage(b []byte, m *esh3ar.Message) error {
+	*m = esh3ar.Message{}
+	body := false
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("record: message tag: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch typ {
+		case protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return fmt.Errorf("record: message field %d: %w", num, protowire.ParseError(n))
+			}
+			b = b[n:]
+			switch num {
+			case fieldID:
+				if copy(m.ID[:], v) != len(m.ID) || len(v) != len(m.ID) {
+					return fmt.Errorf("record: message id of %d bytes", len(v))
+				}
+			case fieldClient:
+				m.Client = string(v)
+			case fieldFrom:
+				m.From = string(v)
+			case fieldTo:
+				m.To = string(v)
+			case fieldType:
+				m.Type = string(v)
+			case fieldContent:
+				m.Content, m.Data, body = string(v), nil, true
+			case fieldData:
+				m.Content, m.Data, body = "", append([]byte{}, v...), true
+			case fieldMetadata:
+				if err := decodeEntry(v, m); err != nil {
+					return err
+				}
+			case fieldKey:
+				m.Key = string(v)
+			case fieldDigest:
+				if copy(m.Digest[:], v) != len(m.Digest) || len(v) != len(m.Digest) {
+					return fmt.Errorf("record: message digest of %d bytes", len(v))
+				}
+			case fieldTraceParent:
+				m.TraceParent = string(v)
+			}
+		case protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return fmt.Errorf("record: message field %d: %w", num, protowire.ParseError(n))
+			}
+			b = b[n:]
+			switch num {
+			case fieldTier:
+				if v >= esh3ar.Tiers {
+					return fmt.Errorf("record: message tier %d", v)
+				}
+				m.Tier = esh3ar.Tier(v)
+			case fieldAcceptedAt:
+				m.AcceptedAt = decodeTime(v)
+			case fieldSendAt:
+				m.SendAt = decodeTime(v)
+			case fieldExpiresAt:
+				m.ExpiresAt = decodeTime(v)
+			}
+		default:
+			n := protowire.ConsumeFieldValue(num, typ, b)
+			if n < 0 {
+				return fmt.Errorf("record: message field %d: %w", num, protowire.ParseError(n))
+			}
+			b = b[n:]
+		}
+	}
+	switch {
+	case m.ID == esh3ar.ID{}:
+		return fmt.Errorf("record: message without an id")
+	case m.To == "" || m.Client == "":
+		return fmt.Errorf("record: message %s without a recipient or a client", m.ID)
+	case !body:
+		return fmt.Errorf("record: message %s without content or data", m.ID)
+	case m.AcceptedAt.IsZero():
+		return fmt.Errorf("record: message %s without a time of acceptance", m.ID)
+	}
+	return nil
+}
+
+func decodeEntry(b []byte, m *esh3ar.Message) error {
+	var key, value string
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("record: metadata: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		if typ == protowire.BytesType && (num == fieldMapKey || num == fieldMapValue) {
+			v, n := protowire.ConsumeString(b)
+			if n < 0 {
+				return fmt.Errorf("record: metadata: %w", protowire.ParseError(n))
+			}
+			b = b[n:]
+			if num == fieldMapKey {
+				key = v
+			} else {
+				value = v
+			}
+			continue
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return fmt.Errorf("record: metadata: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+	}
+	if m.Metadata == nil {
+		m.Metadata = make(map[string]string, 4)
+	}
+	m.Metadata[key] = value
+	return nil
+}
+
+func appendString(dst []byte, num protowire.Number, s string) []byte {
+	if s == "" {
+		return dst
+	}
+	return protowire.AppendString(protowire.AppendTag(dst, num, protowire.BytesType), s)
+}
+
+func appendVarint(dst []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return dst
+	}
+	return protowire.AppendVarint(protowire.AppendTag(dst, num, protowire.VarintType), v)
+}
+
+// appendTime writes t as microseconds since 1970, the zero time as an absent field.
+func appendTime(dst []byte, num protowire.Number, t time.Time) []byte {
+	if t.IsZero() {
+		return dst
+	}
+	return appendVarint(dst, num, uint64(t.UnixMicro()))
+}
+
+func decodeTime(v uint64) time.Time {
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(v)).UTC()
+}

@@ -1,0 +1,201 @@
+// Package store is the contract of the message store: the rows of every message, its queue state, its
+// status events and the journal position up to which all of this is stored, moved together in one
+// transaction. Backends are sqlite (embedded) and postgres (production); storetest is the suite that
+// both pass.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+)
+
+var (
+	// ErrNotOwner means that the shard's epoch was raised by somebody else. The caller must stop
+	// working on the shard at once; nothing of the call was stored.
+	ErrNotOwner = errors.New("store: no longer the owner of the shard")
+	// ErrNotFound means that there is no such row, or that it is not the caller's.
+	ErrNotFound = errors.New("store: not found")
+	// ErrPermanent wraps an error that the same data will always meet again, such as a value that
+	// the database refuses. Any other error is worth a retry.
+	ErrPermanent = errors.New("store: refused for good")
+)
+
+// Shards is what a shard's owner needs. Every method may be called from several goroutines; Commit
+// calls for one shard must not overlap. On an error other than ErrNotOwner nothing is stored, except
+// that a lost connection may leave a Commit's outcome unknown: repeating the same Commit is then
+// safe, because changes carry whole states and lower status_seq never overwrites higher.
+type Shards interface {
+	// Claim raises the shard's epoch and so ends the rights of every earlier owner.
+	Claim(ctx context.Context, shard uint16) (Claim, error)
+
+	// Commit stores a batch of changes and moves the positions in one transaction.
+	// Errors: ErrNotOwner, ErrPermanent (some change can never be stored: bisect), others transient.
+	Commit(ctx context.Context, b *Batch) error
+
+	// Waiting returns the queue rows of one recipient with After < Ord < Before, lowest Ord first,
+	// that are not waiting for a later time (State.NotBefore <= Now or zero, and not scheduled).
+	Waiting(ctx context.Context, q Waiting) ([]Row, error)
+
+	// Due returns queue rows of the shard that time has something to do with, oldest due first:
+	// scheduled ones whose NotBefore has come, and any whose ExpiresAt has passed.
+	Due(ctx context.Context, shard uint16, now time.Time, limit int) ([]Row, error)
+
+	// Rows returns the rows with these ids, wherever they lie; ids without one are left out. The
+	// order is not defined.
+	Rows(ctx context.Context, shard uint16, ids []esh3ar.ID) ([]Row, error)
+}
+
+// Reader answers the questions of business clients. Every method is safe for concurrent use.
+type Reader interface {
+	// Message returns one message of that client. Errors: ErrNotFound, others transient.
+	Message(ctx context.Context, client string, id esh3ar.ID) (Row, error)
+
+	// Messages lists a client's messages, newest first.
+	Messages(ctx context.Context, q Query) (Page, error)
+
+	// Idempotent returns what is remembered under a client's idempotency key.
+	// Errors: ErrNotFound, others transient.
+	Idempotent(ctx context.Context, client, key string) (Remembered, error)
+
+	// Events returns at most limit events of the shard with a number above after, in order, and the
+	// number to go on from. Several events may share one number: they were stored by one write.
+	Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error)
+}
+
+// Clients keeps business clients and their keys. Every method is safe for concurrent use.
+type Clients interface {
+	// PutClient inserts or replaces a client by its id.
+	PutClient(ctx context.Context, c esh3ar.Client) error
+	// Client returns a client by id. Errors: ErrNotFound.
+	Client(ctx context.Context, id string) (esh3ar.Client, error)
+	// PutKey inserts or replaces a key by its hash.
+	PutKey(ctx context.Context, k esh3ar.APIKey) error
+	// ClientByKey returns the key with that hash and its client, revoked or not. Errors: ErrNotFound.
+	ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error)
+}
+
+// Store is everything together.
+type Store interface {
+	Shards
+	Reader
+	Clients
+	// Ping reports whether the store answers.
+	Ping(ctx context.Context) error
+	// Close ends all work and releases everything. No other method may be running.
+	Close() error
+}
+
+// Claim is the right to work on a shard until somebody claims it again.
+type Claim struct {
+	Epoch int64
+	// Positions holds, for each tier, the journal sequence up to which everything is stored: the
+	// checkpoint from which the owner reads on. Zero at first.
+	Positions [esh3ar.Tiers]uint64
+}
+
+// Batch is one transaction's work.
+type Batch struct {
+	Shard uint16
+	Epoch int64
+	// Positions are the new checkpoints. A position never moves back.
+	Positions [esh3ar.Tiers]uint64
+	Changes   []Change
+	// Rejects are journal records that cannot become messages; they go raw to the dead letters.
+	Rejects []Reject
+	// At is the owner's time of the commit.
+	At time.Time
+}
+
+// Place says where a message's row lies.
+type Place uint8
+
+const (
+	// Nowhere: there is no row yet.
+	Nowhere Place = iota
+	// InQueue: not final; payload included; unpartitioned.
+	InQueue
+	// InHistory: final; retention counts from the transaction that moved it there.
+	InHistory
+)
+
+// Row is a message with its state as stored.
+type Row struct {
+	Message esh3ar.Message
+	State   esh3ar.State
+	// Ord is the message's place in its shard's order: the journal sequence of its record batch in
+	// the high 48 bits, its index in the batch in the low 16.
+	Ord   uint64
+	Place Place
+}
+
+// Change stores the new state of one message. The place that it goes to follows from the status:
+// final statuses lie InHistory, all others InQueue; a replayed message moves back.
+//
+// The backend applies a change only over a row with a lower status_seq, or none; a change over a
+// higher one is skipped without an error, which is what makes a repeated commit and a repeated journal
+// record harmless. When From says Nowhere and the idempotency key is remembered for another id with
+// another digest, the message is still stored (it was accepted).
+type Change struct {
+	// Message must not change after the commit was asked for.
+	Message *esh3ar.Message
+	// State likewise; the owner hands over a copy whose Timeline it will only append to.
+	State esh3ar.State
+	Ord   uint64
+	// From is where the owner knows the row to lie, so that the backend can choose the cheapest
+	// statement: Nowhere is an insert (that must tolerate an existing row).
+	From Place
+	// NewFrom is the index in State.Timeline of the first transition that is not stored yet: the
+	// events to write.
+	NewFrom int
+}
+
+// Reject is a journal record that cannot be decoded or that the store refuses for good.
+type Reject struct {
+	Tier   esh3ar.Tier
+	Ord    uint64
+	Record []byte
+	Reason esh3ar.Reason
+	Detail string
+}
+
+// Waiting asks for one recipient's waiting messages.
+type Waiting struct {
+	Shard     uint16
+	Recipient string
+	// After and Before bound Ord, both exclusive. Before 0 means no bound.
+	After, Before uint64
+	Now           time.Time
+	Limit         int
+}
+
+// Query asks for a client's messages. Zero fields do not filter.
+type Query struct {
+	Client string
+	To     string
+	Status esh3ar.Status
+	// From is inclusive, Until exclusive; both are compared with AcceptedAt.
+	From, Until time.Time
+	// Cursor is a Page's Next, "" for the first page. A cursor that did not come from the same
+	// backend is an *esh3ar.Error of KindInvalid.
+	Cursor string
+	// Limit is between 1 and 1000.
+	Limit int
+}
+
+// Page is one page of a listing.
+type Page struct {
+	Rows []Row
+	// Next is the cursor of the following page, "" on the last one.
+	Next string
+}
+
+// Remembered is what an idempotency key was first used for.
+type Remembered struct {
+	ID         esh3ar.ID
+	Digest     [32]byte
+	To         string
+	AcceptedAt time.Time
+}
