@@ -36,11 +36,11 @@ type Shards interface {
 	Commit(ctx context.Context, b *Batch) error
 
 	// Waiting returns the queue rows of one recipient with After < Ord < Before, lowest Ord first,
-	// that are not waiting for a later time (State.NotBefore <= Now or zero, and not scheduled).
+	// but for scheduled ones. Rows in backoff are included: the order of a lane is the owner's to keep.
 	Waiting(ctx context.Context, q Waiting) ([]Row, error)
 
 	// Due returns queue rows of the shard that time has something to do with, oldest due first:
-	// scheduled ones whose NotBefore has come, and any whose ExpiresAt has passed.
+	// scheduled ones whose NotBefore has come (<= now), and any whose ExpiresAt has passed (<= now).
 	Due(ctx context.Context, shard uint16, now time.Time, limit int) ([]Row, error)
 
 	// Rows returns the rows with these ids, wherever they lie; ids without one are left out. The
@@ -167,7 +167,6 @@ type Waiting struct {
 	Recipient string
 	// After and Before bound Ord, both exclusive. Before 0 means no bound.
 	After, Before uint64
-	Now           time.Time
 	Limit         int
 }
 
