@@ -16,12 +16,16 @@
 // page by page as there is room. The tail joins the lanes after a read of the store below it found
 // nothing and no park is under way: so nothing overtakes a waiting message.
 //
-// Saving. Whenever one message of the recipient is saved or parked, all earlier ones not yet saved are
-// saved with it, so that after a crash the store's order is the order of arrival.
+// Saving. What is settled (parked, final) is stored at once; what changes otherwise is stored when it
+// has been so for the settle time, so that a message delivered at once costs one write. Whenever a
+// message gets its first row, all earlier ones of the recipient without one get theirs with it, so
+// that after a crash the store's order is the order of arrival.
 package delivery
 
 import (
+	"iter"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -39,6 +43,8 @@ type Params struct {
 	// Hold is the largest number of arrivals held in memory for one recipient while earlier messages
 	// go first. Beyond it they are parked in the store.
 	Hold int
+	// Settle is how long a change may be known to memory alone before it is saved.
+	Settle time.Duration
 	// AckTimeout is how long a device may take to acknowledge.
 	AckTimeout time.Duration
 	// MaxAttempts is the number of failed attempts after which a message is undelivered.
@@ -131,6 +137,9 @@ type Recipient struct {
 	// again says that a read found nothing while parks were uncommitted: read once more after them.
 	again bool
 	parks int // parked messages whose commit has not been reported
+
+	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
+	flushAt time.Time
 }
 
 // lane keeps one client's messages to the recipient in order.
@@ -160,7 +169,7 @@ func (r *Recipient) Held() int { return r.flying + r.waiting + len(r.tail) }
 
 // Wake returns the earliest time at which Tick has something to do, zero when there is none.
 func (r *Recipient) Wake() time.Time {
-	var at time.Time
+	at := r.flushAt
 	if len(r.conns) == 0 {
 		return at
 	}
@@ -199,6 +208,7 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 	}
 	if !r.clear {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindBacklog)
+		r.touch(now)
 		r.tail = append(r.tail, it)
 		if len(r.tail) > r.params.Hold {
 			out = r.parkTail(out)
@@ -213,6 +223,7 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 	}
 	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
 	l := r.lane(it.Message.Client)
+	r.touch(now)
 	l.queue = append(l.queue, it)
 	r.waiting++
 	return r.pump(now, out)
@@ -270,6 +281,7 @@ func (r *Recipient) Detach(c Conn, free bool, now time.Time, out []Effect) []Eff
 	r.lanes, r.tail = nil, nil
 	r.flying, r.flyingBytes, r.waiting = 0, 0, 0
 	r.clear, r.reading, r.again, r.cursor = false, false, false, 0
+	r.flushAt = time.Time{}
 	for _, it := range leaving {
 		out = r.park(it, out)
 	}
@@ -302,6 +314,11 @@ func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effe
 		return out
 	}
 	r.reading = false
+	if len(r.tail) > 0 {
+		// Arrivals held since the read was asked for may have been saved and found by it.
+		first := r.tail[0].Ord
+		items = items[:sort.Search(len(items), func(i int) bool { return items[i].Ord >= first })]
+	}
 	if len(items) == 0 {
 		switch {
 		case r.dirty && r.parks > 0:
@@ -321,7 +338,7 @@ func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effe
 	}
 	for _, it := range items {
 		r.cursor = max(r.cursor, it.Ord)
-		if r.holds(it.Message.ID) {
+		if r.find(it.Message.ID) != nil {
 			continue
 		}
 		if it.State.Status == esh3ar.StatusSent {
@@ -330,6 +347,7 @@ func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effe
 			if it.State.Attempts > 0 {
 				it.State.Attempts--
 			}
+			r.touch(now)
 		}
 		it.State.NotBefore = time.Time{}
 		if it.Message.Expired(now) {
@@ -390,18 +408,29 @@ func (r *Recipient) Due(it *Item, now time.Time, out []Effect) []Effect {
 	// driver's scan bounds how many come at once. Scheduled messages are outside the promise of order.
 	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
 	l := r.lane(it.Message.Client)
+	r.touch(now)
 	l.queue = append(l.queue, it)
 	r.waiting++
-	out = r.emit(Save, it, out)
 	return r.pump(now, out)
 }
 
-// Flush saves everything that is not saved: the time in which a message may be known to the journal
-// alone is over.
-func (r *Recipient) Flush(out []Effect) []Effect { return r.saveAll(out) }
+// Flush saves every change that is not saved yet.
+func (r *Recipient) Flush(out []Effect) []Effect {
+	r.flushAt = time.Time{}
+	for it := range r.items() {
+		if !it.Saved || it.Unsaved < len(it.State.Timeline) {
+			out = r.hand(Save, it, out)
+		}
+	}
+	return out
+}
 
-// Tick fails what was not acknowledged in time and resumes what has waited out its backoff.
+// Tick does what Wake announced: it fails what was not acknowledged in time, resumes what has waited
+// out its backoff, and saves what has settled.
 func (r *Recipient) Tick(now time.Time, out []Effect) []Effect {
+	if !r.flushAt.IsZero() && !now.Before(r.flushAt) {
+		out = r.Flush(out)
+	}
 	for _, l := range r.lanes {
 		if len(l.flight) > 0 && !now.Before(l.flight[0].deadline) {
 			out = r.fail(l, now, out)
@@ -431,15 +460,14 @@ func (r *Recipient) fail(l *lane, now time.Time, out []Effect) []Effect {
 		l.resume = now.Add(r.params.Backoff.After(int(failed.State.Attempts), failed.Message.ID))
 		failed.State.NotBefore = l.resume
 		failed.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonAckTimeout)
-		out = r.emit(Save, failed, out)
 	}
+	r.touch(now)
 	for _, it := range back {
 		if it == failed {
 			continue
 		}
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindRetry)
 		it.State.Attempts--
-		out = r.emit(Save, it, out)
 	}
 	l.queue = append(back, l.queue...)
 	r.waiting += len(back)
@@ -473,10 +501,8 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		it.State.Attempts++
 		it.State.Move(esh3ar.StatusSent, now, esh3ar.ReasonNone)
 		it.deadline = now.Add(r.params.AckTimeout)
+		r.touch(now)
 		out = append(out, Effect{Action: Send, Item: it, State: it.State})
-		if it.Saved {
-			out = r.emit(Save, it, out)
-		}
 	}
 	r.lanes = slices.DeleteFunc(r.lanes, func(l *lane) bool { return len(l.flight) == 0 && len(l.queue) == 0 })
 	if len(r.conns) > 0 && !r.clear && !r.reading && !r.again && r.flying+r.waiting < r.params.Window {
@@ -582,19 +608,7 @@ func remove(s []*Item, i int) []*Item {
 }
 
 func (r *Recipient) find(id esh3ar.ID) *Item {
-	for _, l := range r.lanes {
-		for _, it := range l.flight {
-			if it.Message.ID == id {
-				return it
-			}
-		}
-		for _, it := range l.queue {
-			if it.Message.ID == id {
-				return it
-			}
-		}
-	}
-	for _, it := range r.tail {
+	for it := range r.items() {
 		if it.Message.ID == id {
 			return it
 		}
@@ -602,17 +616,54 @@ func (r *Recipient) find(id esh3ar.ID) *Item {
 	return nil
 }
 
-func (r *Recipient) holds(id esh3ar.ID) bool { return r.find(id) != nil }
-
-// emit hands out the item's state. Everything earlier that is not saved goes first.
+// emit hands out the item's state. When that gives it its first row, everything earlier without one
+// goes first; a final row needs no order.
 func (r *Recipient) emit(a Action, it *Item, out []Effect) []Effect {
 	if a != Done && !it.Saved {
-		out = r.saveBelow(it.Ord, out)
+		for e := range r.items() {
+			if !e.Saved && e.Ord < it.Ord {
+				out = r.hand(Save, e, out)
+			}
+		}
 	}
+	return r.hand(a, it, out)
+}
+
+func (r *Recipient) hand(a Action, it *Item, out []Effect) []Effect {
 	out = append(out, Effect{Action: a, Item: it, State: it.State, NewFrom: it.Unsaved, Fresh: !it.Saved})
 	it.Saved = true
 	it.Unsaved = len(it.State.Timeline)
 	return out
+}
+
+// touch notes that something changed that no effect has handed out.
+func (r *Recipient) touch(now time.Time) {
+	if r.flushAt.IsZero() {
+		r.flushAt = now.Add(r.params.Settle)
+	}
+}
+
+// items yields everything in memory.
+func (r *Recipient) items() iter.Seq[*Item] {
+	return func(yield func(*Item) bool) {
+		for _, l := range r.lanes {
+			for _, it := range l.flight {
+				if !yield(it) {
+					return
+				}
+			}
+			for _, it := range l.queue {
+				if !yield(it) {
+					return
+				}
+			}
+		}
+		for _, it := range r.tail {
+			if !yield(it) {
+				return
+			}
+		}
+	}
 }
 
 func (r *Recipient) park(it *Item, out []Effect) []Effect {
@@ -634,24 +685,4 @@ func (r *Recipient) finish(it *Item, s esh3ar.Status, now time.Time, why esh3ar.
 	it.State.NotBefore = time.Time{}
 	it.State.Move(s, now, why)
 	return r.emit(Done, it, out)
-}
-
-func (r *Recipient) saveAll(out []Effect) []Effect { return r.saveBelow(^uint64(0), out) }
-
-func (r *Recipient) saveBelow(ord uint64, out []Effect) []Effect {
-	save := func(items []*Item) {
-		for _, it := range items {
-			if !it.Saved && it.Ord < ord {
-				out = append(out, Effect{Action: Save, Item: it, State: it.State, NewFrom: it.Unsaved, Fresh: true})
-				it.Saved = true
-				it.Unsaved = len(it.State.Timeline)
-			}
-		}
-	}
-	for _, l := range r.lanes {
-		save(l.flight)
-		save(l.queue)
-	}
-	save(r.tail)
-	return out
 }
