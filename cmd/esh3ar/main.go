@@ -1,0 +1,86 @@
+// Command esh3ar is the Esh3ar messaging platform: the server and the tools around it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/esh3artech/esh3ar/internal/node"
+)
+
+// commands is the command line: one subcommand a field, each in a file of its own. A subcommand is a
+// struct with its flags and a method Run, whose parameters may be, in any order, context.Context
+// (ended by the first SIGINT or SIGTERM), stdio and *kong.Context. Run returns an error for main to
+// print, or an exitCode for the rare one that has already said what there is to say.
+type commands struct {
+	Config  configCmd  `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// stdio is what a subcommand reads and writes instead of the process's own streams.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// exitCode ends the program with that status and without a word.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal the next one has its default effect again: it ends the process at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// run carries out one command line and returns the process's exit status: 0, 1 for a failure, 2 for
+// a command line or a configuration that is wrong.
+func run(ctx context.Context, args []string, std stdio) int {
+	cli := commands{
+		Config: configCmd{serverOptions: defaultServerOptions()},
+	}
+	parser, err := kong.New(&cli,
+		kong.Name("esh3ar"),
+		kong.Description("Real-time messaging that loses nothing it accepted."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, Summary: true}),
+		kong.Writers(std.out, std.err),
+		kong.PostBuild(describeServerOptions),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(std),
+	)
+	if err != nil {
+		fmt.Fprintln(std.err, "esh3ar:", err)
+		return 1
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	cmd, err := parser.Parse(args)
+	if err == nil {
+		err = cmd.Run()
+	}
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	fmt.Fprintln(std.err, "esh3ar:", err)
+	if _, ok := errors.AsType[*kong.ParseError](err); ok {
+		return 2
+	}
+	if _, ok := errors.AsType[*node.OptionError](err); ok {
+		return 2
+	}
+	return 1
+}

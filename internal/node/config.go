@@ -1,0 +1,192 @@
+// Package node puts the parts of one Esh3ar server together and runs them.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+)
+
+// Config is every option of a server. DefaultConfig returns one that works; Validate says what is
+// wrong with one that does not.
+//
+// The struct tags are the options' names, groups and help texts as users meet them on the command
+// line, in the environment, in the configuration file and in docs/operations.md. Renaming one breaks
+// deployments.
+type Config struct {
+	Listen         string        `name:"listen" group:"Network" help:"Address to serve on; port 0 takes a free one."`
+	DebugListen    string        `name:"debug-listen" group:"Network" placeholder:"HOST:PORT" help:"Address to serve the Go profiler on; empty for none. Keep it private."`
+	AllowedOrigins []string      `name:"allowed-origins" group:"Network" placeholder:"ORIGIN" help:"Web origins whose pages may call the hubs and the API, such as https://app.example.com; * for any."`
+	MaxConnections int           `name:"max-connections" group:"Network" help:"Connections open at one time; 0 takes what the process's file limit allows."`
+	HeaderTimeout  time.Duration `name:"header-timeout" group:"Network" help:"How long a client may take to send a request's header."`
+	BodyTimeout    time.Duration `name:"body-timeout" group:"Network" help:"How long a client may take to send a request's body."`
+	IdleTimeout    time.Duration `name:"idle-timeout" group:"Network" help:"How long a kept-alive connection may idle between requests."`
+	DrainTimeout   time.Duration `name:"drain-timeout" group:"Network" help:"How long a stop may take to finish what is under way."`
+
+	BootstrapKey Secret `name:"bootstrap-key" group:"Identity" placeholder:"KEY" help:"API key of the development client; generated into the data directory if empty."`
+	JWTSecret    Secret `name:"jwt-secret" group:"Identity" placeholder:"SECRET" help:"HS256 secret of device tokens; generated into the data directory if empty."`
+
+	Data              string        `name:"data" group:"Storage" help:"Data directory: the journal, the embedded store and generated secrets."`
+	Store             StoreURL      `name:"store" group:"Storage" placeholder:"URL" help:"Message store: sqlite:PATH or postgres://…; empty for a SQLite file in the data directory."`
+	Shards            int           `name:"shards" group:"Storage" help:"Number of shards. Fixed when a deployment is created."`
+	JournalSize       Bytes         `name:"journal-size" group:"Storage" help:"Size at which the journal refuses more; reached only if the store is away for long."`
+	JournalKeep       time.Duration `name:"journal-keep" group:"Storage" help:"How long the journal keeps what is already stored, to replay it to a database that lost its last commits."`
+	DiskReserve       Bytes         `name:"disk-reserve" group:"Storage" help:"Free space below which messages are refused with 507."`
+	PublishTimeout    time.Duration `name:"publish-timeout" group:"Storage" help:"How long a message may take to become durable before the answer is 503 outcome_unknown."`
+	Retention         time.Duration `name:"retention" group:"Storage" help:"How long a message is kept after it became final."`
+	IdempotencyWindow time.Duration `name:"idempotency-window" group:"Storage" help:"How long an Idempotency-Key is remembered; at most the retention."`
+
+	AckTimeout     time.Duration `name:"ack-timeout" group:"Delivery" help:"How long a device may take to acknowledge before the attempt counts as failed."`
+	MaxAttempts    int           `name:"max-attempts" group:"Delivery" help:"Failed attempts after which a message goes to the dead-letter queue."`
+	BackoffBase    time.Duration `name:"backoff-base" group:"Delivery" help:"Wait after the first failed attempt; it doubles with each further one."`
+	BackoffCap     time.Duration `name:"backoff-cap" group:"Delivery" help:"Longest wait between two attempts."`
+	Window         int           `name:"window" group:"Delivery" help:"Messages sent to one recipient and not yet acknowledged."`
+	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Messages that dispatch holds in memory before it stops reading ahead."`
+
+	LogLevel    slog.Level `name:"log-level" group:"Process" help:"Least level that is logged: debug, info, warn or error."`
+	LogFormat   string     `name:"log-format" group:"Process" help:"Form of the log: text or json."`
+	GCPercent   int        `name:"gc-percent" group:"Process" help:"Heap growth, in percent, between two garbage collections; 0 leaves it to GOGC."`
+	MemoryLimit Bytes      `name:"memory-limit" group:"Process" help:"Memory that the Go runtime tries to stay under; 0 leaves it to GOMEMLIMIT."`
+}
+
+// DefaultConfig returns the configuration of a development server on one machine.
+func DefaultConfig() Config {
+	return Config{
+		Listen:        "127.0.0.1:8080",
+		HeaderTimeout: 10 * time.Second,
+		BodyTimeout:   30 * time.Second,
+		IdleTimeout:   2 * time.Minute,
+		DrainTimeout:  20 * time.Second,
+
+		Data:              "data",
+		Shards:            2,
+		JournalSize:       8 << 30,
+		JournalKeep:       10 * time.Minute,
+		DiskReserve:       256 << 20,
+		PublishTimeout:    5 * time.Second,
+		Retention:         30 * 24 * time.Hour,
+		IdempotencyWindow: 24 * time.Hour,
+
+		AckTimeout:     15 * time.Second,
+		MaxAttempts:    10,
+		BackoffBase:    time.Second,
+		BackoffCap:     5 * time.Minute,
+		Window:         100,
+		DispatchMemory: 256 << 20,
+
+		LogLevel:  slog.LevelInfo,
+		LogFormat: "text",
+	}
+}
+
+// OptionError says that an option has a value that it cannot have.
+type OptionError struct {
+	Option string // its name, such as "ack-timeout"
+	Value  string // the value at fault, masked if it is a secret
+	Reason string // what the value would have to be
+}
+
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("%s %q: %s", e.Option, e.Value, e.Reason)
+}
+
+// Validate reports every option that has an impossible value: nil, or the join of an *OptionError
+// for each. It looks at the values alone, not at the machine.
+func (c *Config) Validate() error {
+	var wrong []error
+	check := func(ok bool, option string, value any, reason string, args ...any) {
+		if !ok {
+			wrong = append(wrong, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: fmt.Sprintf(reason, args...)})
+		}
+	}
+	address := func(option, value string) {
+		reason := addressFault(value)
+		check(reason == "", option, value, "%s", reason)
+	}
+	between := func(option string, value, least, most int) {
+		check(least <= value && value <= most, option, value, "must lie between %d and %d", least, most)
+	}
+	atLeast := func(option string, value, least time.Duration) {
+		check(value >= least, option, value, "must be %s or more", least)
+	}
+	size := func(option string, value, least Bytes) {
+		check(value >= least, option, value, "must be %s or more", least)
+	}
+
+	address("listen", c.Listen)
+	if c.DebugListen != "" {
+		address("debug-listen", c.DebugListen)
+	}
+	for _, o := range c.AllowedOrigins {
+		check(o == "*" || isOrigin(o), "allowed-origins", o, "must be * or a scheme and a host, as in https://app.example.com")
+	}
+	check(c.MaxConnections >= 0, "max-connections", c.MaxConnections, "must be 0 or more")
+	atLeast("header-timeout", c.HeaderTimeout, time.Millisecond)
+	atLeast("body-timeout", c.BodyTimeout, time.Millisecond)
+	atLeast("idle-timeout", c.IdleTimeout, time.Millisecond)
+	atLeast("drain-timeout", c.DrainTimeout, 0)
+
+	check(isKey(string(c.BootstrapKey)), "bootstrap-key", c.BootstrapKey, "must be at most 256 visible ASCII characters")
+
+	check(strings.TrimSpace(c.Data) != "", "data", c.Data, "must name a directory")
+	fault := c.Store.fault()
+	check(fault == "", "store", c.Store, "%s", fault)
+	between("shards", c.Shards, 1, 4096)
+	size("journal-size", c.JournalSize, 16<<20)
+	atLeast("journal-keep", c.JournalKeep, 0)
+	size("disk-reserve", c.DiskReserve, 0)
+	atLeast("publish-timeout", c.PublishTimeout, time.Millisecond)
+	atLeast("retention", c.Retention, time.Minute)
+	check(c.IdempotencyWindow >= 0 && c.IdempotencyWindow <= c.Retention, "idempotency-window", c.IdempotencyWindow,
+		"must lie between 0s and the retention, %s", c.Retention)
+
+	atLeast("ack-timeout", c.AckTimeout, time.Millisecond)
+	between("max-attempts", c.MaxAttempts, 1, 1000)
+	atLeast("backoff-base", c.BackoffBase, time.Millisecond)
+	check(c.BackoffCap >= c.BackoffBase, "backoff-cap", c.BackoffCap, "must be the backoff-base, %s, or more", c.BackoffBase)
+	between("window", c.Window, 1, 10000)
+	size("dispatch-memory", c.DispatchMemory, esh3ar.MaxBatchBytes)
+
+	check(c.LogFormat == "text" || c.LogFormat == "json", "log-format", c.LogFormat, "must be text or json")
+	between("gc-percent", c.GCPercent, 0, 10000)
+	size("memory-limit", c.MemoryLimit, 0)
+	return errors.Join(wrong...)
+}
+
+// addressFault says what is wrong with a listening address, "" if nothing is.
+func addressFault(s string) string {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "must be a host and a port, as in 127.0.0.1:8080"
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "must have a port between 0 and 65535"
+	}
+	return ""
+}
+
+// isOrigin reports whether s is a web origin as browsers send it.
+func isOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && s == u.Scheme+"://"+u.Host
+}
+
+// isKey reports whether s can travel in an Authorization header.
+func isKey(s string) bool {
+	if len(s) > 256 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
