@@ -30,12 +30,12 @@ const (
 type serverOptions struct {
 	ConfigFile string `name:"config" placeholder:"FILE" help:"YAML file of options by name. Without this, ./esh3ar.yaml is read if it is there."`
 	// The options that may stand in the file are those of node.Config: the flags with a group.
-	node.Config `embed:""`
+	Node node.Config `embed:""`
 
 	file optionFile
 }
 
-func defaultServerOptions() serverOptions { return serverOptions{Config: node.DefaultConfig()} }
+func defaultServerOptions() serverOptions { return serverOptions{Node: node.DefaultConfig()} }
 
 // configCmd prints the effective configuration.
 type configCmd struct {
@@ -104,8 +104,8 @@ func (o *serverOptions) BeforeResolve(ctx *kong.Context) error {
 			return nil, nil
 		}
 		// Parsed into nothing first, so that a wrong value is reported with its place.
-		err := flag.Parse(kong.Scan().PushTyped(text, kong.FlagValueToken), reflect.New(flag.Target.Type()).Elem())
-		if err != nil {
+		attempt := &kong.DecodeContext{Value: flag.Value, Scan: kong.Scan().PushTyped(text, kong.FlagValueToken)}
+		if err := flag.Mapper.Decode(attempt, reflect.New(flag.Target.Type()).Elem()); err != nil {
 			return nil, fmt.Errorf("%w (from %s)", err, file.place(flag.Name))
 		}
 		return text, nil
@@ -115,7 +115,7 @@ func (o *serverOptions) BeforeResolve(ctx *kong.Context) error {
 
 // check returns every impossible option, with where it came from.
 func (o *serverOptions) check(ctx *kong.Context) error {
-	err := o.Validate()
+	err := o.Node.Validate()
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return err
