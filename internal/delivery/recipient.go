@@ -63,6 +63,8 @@ type Item struct {
 	Saved bool
 	// Unsaved is the index in State.Timeline of the first transition that no effect has handed out.
 	Unsaved int
+	// Origin is the driver's: where the message came from. The core does not look at it.
+	Origin any
 
 	deadline time.Time // in flight: when the attempt has failed
 }

@@ -125,8 +125,8 @@ const (
 type Row struct {
 	Message esh3ar.Message
 	State   esh3ar.State
-	// Ord is the message's place in its shard's order: the journal sequence of its record batch in
-	// the high 48 bits, its index in the batch in the low 16.
+	// Ord is the message's place in its shard's order of arrival: the owner's epoch in the high 24
+	// bits, a count of the owner's in the low 40. So it grows over changes of owner too.
 	Ord   uint64
 	Place Place
 }
