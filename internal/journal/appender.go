@@ -279,9 +279,9 @@ func (a *Appender) work(ctx context.Context, q *queue) {
 	}()
 
 	live := context.WithoutCancel(ctx)
-	for {
+	for ctx.Err() == nil {
 		slots <- struct{}{}
-		if a.opts.Linger > 0 && ctx.Err() == nil {
+		if a.opts.Linger > 0 {
 			a.linger(ctx, q)
 		}
 		b := q.take()

@@ -1,0 +1,204 @@
+// Package cluster runs the NATS server inside this process and connects to it.
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// MaxPayload is the longest message that the server takes, in bytes. It is also
+// NATS's own default, so that an external server needs no setting for us.
+const MaxPayload = 1 << 20
+
+// readyTimeout is how long a started server may take until it accepts
+// connections. The recovery of its streams is not part of that time.
+const readyTimeout = 10 * time.Second
+
+// reconnectWait is the pause between two attempts to reach a server that went
+// away.
+const reconnectWait = 50 * time.Millisecond
+
+// Options configures a Server.
+type Options struct {
+	// Name is the server's name, unique among the servers that know each
+	// other. Required.
+	Name string
+
+	// Dir keeps the streams. It is created if absent and belongs to one
+	// Server at a time, over all processes. Required.
+	Dir string
+
+	// MaxStore and MaxMemory bound what JetStream may keep on disk and in
+	// memory, in bytes. The size limits of all streams must fit into them.
+	// Both are required.
+	MaxStore, MaxMemory int64
+
+	// Logger gets what the server reports. Required.
+	Logger *slog.Logger
+}
+
+// Server is a NATS server with JetStream inside this process. It listens
+// nowhere: connections are made in memory. Every write to a stream is synced to
+// disk before it is acknowledged.
+//
+// It can be restarted, and connections from Connect come back by themselves.
+// All methods may be called concurrently.
+type Server struct {
+	opts Options
+	lock *os.File // holds the directory
+
+	mu      sync.RWMutex
+	running *server.Server // nil while a restart has not succeeded and after Close
+	closed  bool
+}
+
+// Start starts a server and returns when its streams are recovered and it
+// accepts connections.
+func Start(o Options) (*Server, error) {
+	switch {
+	case o.Name == "" || o.Dir == "" || o.Logger == nil:
+		return nil, errors.New("cluster: name, directory and logger are required")
+	case o.MaxStore <= 0 || o.MaxMemory <= 0:
+		return nil, fmt.Errorf("cluster: limits of %d bytes on disk and %d in memory: both must be positive", o.MaxStore, o.MaxMemory)
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cluster: journal directory: %w", err)
+	}
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: journal directory %s: %w", o.Dir, err)
+	}
+	s := &Server{opts: o, lock: lock}
+	if s.running, err = s.start(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return s, nil
+}
+
+// start starts one incarnation of the server.
+func (s *Server) start() (*server.Server, error) {
+	srv, err := server.NewServer(&server.Options{
+		ServerName:             s.opts.Name,
+		DontListen:             true,
+		NoSigs:                 true,
+		JetStream:              true,
+		DisableJetStreamBanner: true,
+		StoreDir:               s.opts.Dir,
+		JetStreamMaxStore:      s.opts.MaxStore,
+		JetStreamMaxMemory:     s.opts.MaxMemory,
+		SyncAlways:             true,
+		MaxPayload:             MaxPayload,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cluster: NATS server: %w", err)
+	}
+	srv.SetLogger(natsLogger{s.opts.Logger}, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(readyTimeout) || !srv.JetStreamEnabled() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, fmt.Errorf("cluster: NATS server with streams in %s did not start", s.opts.Dir)
+	}
+	return srv, nil
+}
+
+// Connect connects to the server. The connection comes back by itself after a
+// restart, for as long as it takes; what is published meanwhile is refused
+// rather than kept, so that its outcome is known at once. Options may change
+// this.
+func (s *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
+	options = append([]nats.Option{
+		nats.InProcessServer(s),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(0, 0),
+		nats.ReconnectBufSize(-1),
+	}, options...)
+	nc, err := nats.Connect("", options...)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: connect to the embedded NATS server: %w", err)
+	}
+	return nc, nil
+}
+
+// InProcessConn opens a connection in memory; it is what makes a Server an
+// nats.InProcessConnProvider.
+func (s *Server) InProcessConn() (net.Conn, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.running == nil {
+		return nil, errors.New("cluster: the embedded NATS server is not running")
+	}
+	return s.running.InProcessConn()
+}
+
+// WriteError returns the error that has stopped writes to a stream, or nil. It
+// stays until Restart.
+func (s *Server) WriteError() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.running == nil {
+		return errors.New("cluster: the embedded NATS server is not running")
+	}
+	if h := s.running.Healthz(&server.HealthzOptions{}); h.Error != "" {
+		return fmt.Errorf("cluster: %s", h.Error)
+	}
+	return nil
+}
+
+// FreeBytes returns how many bytes may still be written to the file system of
+// the server's directory.
+func (s *Server) FreeBytes() (uint64, error) {
+	free, err := freeBytes(s.opts.Dir)
+	if err != nil {
+		return 0, fmt.Errorf("cluster: free space of %s: %w", s.opts.Dir, err)
+	}
+	return free, nil
+}
+
+// Restart closes the server and opens it again on the same directory. If that
+// fails there is no server until a later Restart succeeds.
+func (s *Server) Restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("cluster: the embedded NATS server is closed")
+	}
+	s.shutdown()
+	var err error
+	s.running, err = s.start()
+	return err
+}
+
+// Close stops the server and frees its directory. Closing again does nothing.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.shutdown()
+	return s.lock.Close()
+}
+
+// shutdown stops the running incarnation, if any. The lock must be held.
+func (s *Server) shutdown() {
+	if s.running != nil {
+		s.running.Shutdown()
+		s.running.WaitForShutdown()
+		s.running = nil
+	}
+}
+
+// lockPath is the file whose lock says that a directory is in use.
+func lockPath(dir string) string { return filepath.Join(dir, "in-use") }

@@ -1,0 +1,156 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/esh3artech/esh3ar/internal/journal"
+)
+
+const (
+	streamPrefix  = "ESH3AR_JOURNAL_"
+	subjectPrefix = "esh3ar.journal."
+
+	// duplicateWindow is the shortest that JetStream takes. Entries carry no
+	// ids: two appends of the same bytes are two entries.
+	duplicateWindow = 100 * time.Millisecond
+
+	// filler is the last token of the subject of the empty entries that only
+	// use up sequences. No tier has that name.
+	filler = "filler"
+)
+
+func streamName(shard int) string { return streamPrefix + strconv.Itoa(shard) }
+
+func subject(p journal.Partition) string {
+	return subjectPrefix + strconv.Itoa(int(p.Shard)) + "." + strconv.Itoa(int(p.Tier))
+}
+
+// openStreams finds or creates the stream of every shard.
+func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
+	var positions map[journal.Partition]uint64
+	var unknown error // why the positions are not known
+	if l.opts.Positions != nil {
+		if positions, unknown = l.opts.Positions(ctx); unknown != nil {
+			l.opts.Logger.Warn("journal opened without the store's positions", "error", unknown)
+		}
+	}
+	streams := make([]jetstream.Stream, l.opts.Shards)
+	for shard := range streams {
+		s, err := l.openStream(ctx, shard, positions, unknown)
+		if err != nil {
+			return nil, fmt.Errorf("%w: stream %s: %w", journal.ErrUnavailable, streamName(shard), err)
+		}
+		streams[shard] = s
+	}
+	return streams, nil
+}
+
+// openStream finds or creates the stream of one shard, and sees to it that its
+// next sequence is above the store's positions.
+func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.Partition]uint64, unknown error) (jetstream.Stream, error) {
+	var floor uint64 // no sequence up to here may be given out
+	for p, position := range positions {
+		if int(p.Shard) == shard {
+			floor = max(floor, position)
+		}
+	}
+	s, err := l.js.Stream(ctx, streamName(shard))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if unknown != nil {
+			return nil, fmt.Errorf("it does not exist, and must not be created while the store's positions are unknown: %w", unknown)
+		}
+		var first uint64 // JetStream's own
+		if floor > 0 {
+			first = floor + 1
+			l.opts.Logger.Error("journal stream is lost: what was in it and not in the store is gone",
+				"stream", streamName(shard), "first_sequence", first)
+		}
+		s, err = l.js.CreateStream(ctx, l.streamConfig(shard, first))
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was faster
+			s, err = l.js.Stream(ctx, streamName(shard))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := s.CachedInfo().Config
+	if have.MaxBytes != l.opts.MaxBytes || have.Replicas != l.opts.Replicas {
+		want := l.streamConfig(shard, have.FirstSeq)
+		if s, err = l.js.UpdateStream(ctx, want); err != nil {
+			return nil, err
+		}
+	}
+	if last := s.CachedInfo().State.LastSeq; last < floor {
+		l.opts.Logger.Error("journal stream is older than the store: what it lacks is only in the store, if there",
+			"stream", streamName(shard), "last_sequence", last, "store_position", floor)
+		if err := l.raise(ctx, s, shard, last, floor, positions); err != nil {
+			return nil, fmt.Errorf("raise the sequence from %d to %d: %w", last, floor, err)
+		}
+	}
+	return s, nil
+}
+
+func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:       streamName(shard),
+		Subjects:   []string{subjectPrefix + strconv.Itoa(shard) + ".*"},
+		Storage:    jetstream.FileStorage,
+		Retention:  jetstream.LimitsPolicy,
+		Discard:    jetstream.DiscardNew,
+		MaxBytes:   l.opts.MaxBytes,
+		MaxMsgs:    -1,
+		MaxMsgSize: -1,
+		Duplicates: duplicateWindow,
+		Replicas:   l.opts.Replicas,
+		FirstSeq:   firstSeq,
+	}
+}
+
+// raise uses up the sequences of the stream after last up to floor.
+func (l *Log) raise(ctx context.Context, s jetstream.Stream, shard int, last, floor uint64, positions map[journal.Partition]uint64) error {
+	unread, err := l.unread(ctx, s, shard, positions)
+	if err != nil {
+		return err
+	}
+	if !unread {
+		// Emptying a stream can set its sequence, at once.
+		return s.Purge(ctx, jetstream.WithPurgeSequence(floor+1))
+	}
+	fillers := subjectPrefix + strconv.Itoa(shard) + "." + filler
+	for last < floor {
+		last, err = wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers, nil, done) })
+		if err != nil {
+			return err
+		}
+	}
+	return s.Purge(ctx, jetstream.WithPurgeSubject(fillers))
+}
+
+// unread says whether the stream holds entries that the store does not have.
+func (l *Log) unread(ctx context.Context, s jetstream.Stream, shard int, positions map[journal.Partition]uint64) (bool, error) {
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subjectPrefix+strconv.Itoa(shard)+".*"))
+	if err != nil {
+		return false, err
+	}
+	reached := make(map[string]uint64, len(positions))
+	for p, position := range positions {
+		reached[subject(p)] = position
+	}
+	for subject := range maps.Keys(info.State.Subjects) {
+		seq, err := lastSeq(ctx, s, subject)
+		if err != nil {
+			return false, err
+		}
+		if seq > reached[subject] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
