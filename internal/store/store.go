@@ -60,8 +60,10 @@ type Reader interface {
 	// Errors: ErrNotFound, others transient.
 	Idempotent(ctx context.Context, client, key string) (Remembered, error)
 
-	// Events returns at most limit events of the shard with a number above after, in order, and the
-	// number to go on from. Several events may share one number: they were stored by one write.
+	// Events returns events of the shard that were stored under a number above after, in order, and the
+	// number to go on from: after itself when there are none. Several events share one number, those
+	// of one write, and a write is never divided: the result ends with the first write that brings it
+	// to limit events, and may exceed limit by less than MaxEventsPerWrite.
 	Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error)
 }
 
@@ -96,16 +98,21 @@ type Claim struct {
 	Positions [esh3ar.Tiers]uint64
 }
 
-// Batch is one transaction's work.
+// MaxEventsPerWrite bounds how many events share one number of the event sequence.
+const MaxEventsPerWrite = 1024
+
+// Batch is one transaction's work. Check says what makes one acceptable.
 type Batch struct {
 	Shard uint16
 	Epoch int64
-	// Positions are the new checkpoints. A position never moves back.
+	// Positions are the new checkpoints, below 2^63. A position never moves back: a lower one than the
+	// stored one, such as zero, leaves it.
 	Positions [esh3ar.Tiers]uint64
 	Changes   []Change
 	// Rejects are journal records that cannot become messages; they go raw to the dead letters.
 	Rejects []Reject
-	// At is the owner's time of the commit.
+	// At is the owner's time of the commit, from which the retention of what it finalises counts. It
+	// must be set.
 	At time.Time
 }
 
@@ -144,8 +151,9 @@ type Change struct {
 	// State likewise; the owner hands over a copy whose Timeline it will only append to.
 	State esh3ar.State
 	Ord   uint64
-	// From is where the owner knows the row to lie, so that the backend can choose the cheapest
-	// statement: Nowhere is an insert (that must tolerate an existing row).
+	// From is where the owner believes the row to lie, so that the backend can choose the cheapest
+	// statement. It is a hint: whatever it says, a row that lies elsewhere is found, and a missing
+	// one is inserted.
 	From Place
 	// NewFrom is the index in State.Timeline of the first transition that is not stored yet: the
 	// events to write.
@@ -197,4 +205,41 @@ type Remembered struct {
 	Digest     [32]byte
 	To         string
 	AcceptedAt time.Time
+}
+
+// Pruner is the optional ability of a Store to forget what retention no longer covers.
+type Pruner interface {
+	// Prune forgets a bounded amount of what is older than the cutoffs and reports how much. It holds
+	// no lock for long: call it again while it reports More. What is not final is never forgotten.
+	Prune(ctx context.Context, older Cutoffs) (Pruned, error)
+}
+
+// Cutoffs are the times before which things may be forgotten. A zero time keeps all of its kind.
+type Cutoffs struct {
+	Final   time.Time // messages that became final before
+	Events  time.Time // events stored before
+	Keys    time.Time // idempotency keys of messages accepted before
+	Rejects time.Time // raw dead letters stored before
+}
+
+// Pruned is what one call of Prune forgot.
+type Pruned struct {
+	Messages, Events, Keys, Rejects int64 // rows
+	// More reports that another call may find more to forget.
+	More bool
+}
+
+// RejectReader is the optional ability of a Store to show the raw dead letters.
+type RejectReader interface {
+	// Rejected returns at most limit raw dead letters with a number above after, in the order of
+	// their numbers.
+	Rejected(ctx context.Context, after int64, limit int) ([]Rejected, error)
+}
+
+// Rejected is a stored Reject.
+type Rejected struct {
+	Number int64
+	Shard  uint16
+	At     time.Time
+	Reject
 }
