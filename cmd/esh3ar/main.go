@@ -45,29 +45,7 @@ func main() {
 // run carries out one command line and returns the process's exit status: 0, 1 for a failure, 2 for
 // a command line or a configuration that is wrong.
 func run(ctx context.Context, args []string, std stdio) int {
-	cli := commands{
-		Config: configCmd{serverOptions: defaultServerOptions()},
-	}
-	parser, err := kong.New(&cli,
-		kong.Name("esh3ar"),
-		kong.Description("Real-time messaging that loses nothing it accepted."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, Summary: true}),
-		kong.Writers(std.out, std.err),
-		kong.PostBuild(describeServerOptions),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(std),
-	)
-	if err != nil {
-		fmt.Fprintln(std.err, "esh3ar:", err)
-		return 1
-	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
-	cmd, err := parser.Parse(args)
-	if err == nil {
-		err = cmd.Run()
-	}
+	err := execute(ctx, args, std)
 	var code exitCode
 	switch {
 	case err == nil:
@@ -83,4 +61,35 @@ func run(ctx context.Context, args []string, std stdio) int {
 		return 2
 	}
 	return 1
+}
+
+func execute(ctx context.Context, args []string, std stdio) error {
+	parser, err := newParser(ctx, std)
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	cmd, err := parser.Parse(args)
+	if err != nil {
+		return err
+	}
+	return cmd.Run()
+}
+
+// newParser returns the parser of the command line, with ctx and std bound for the subcommands.
+func newParser(ctx context.Context, std stdio) (*kong.Kong, error) {
+	return kong.New(
+		&commands{
+			Config: configCmd{serverOptions: defaultServerOptions()},
+		},
+		kong.Name("esh3ar"),
+		kong.Description("Real-time messaging that loses nothing it accepted."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(std.out, std.err),
+		kong.PostBuild(describeServerOptions),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(std),
+	)
 }
