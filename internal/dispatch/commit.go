@@ -1,0 +1,457 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/record"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+const (
+	// commitLimit is the most changes of one transaction.
+	commitLimit = 2000
+	// lateLimit is the most late acknowledgements that wait. Beyond it they are dropped and counted:
+	// the message is sent again and acknowledged again; a read receipt is lost.
+	lateLimit = 1 << 16
+)
+
+// committer is the only writer of a shard. It joins what recipients hand out into transactions, each
+// with the journal position that it makes true.
+//
+// What waits here is bounded by what is in memory at all: there is one change for each message, however
+// often it changes before the commit.
+type committer struct {
+	s *shard
+
+	mu    sync.Mutex
+	queue []pending
+	// first is the number of the oldest change in queue; changes are numbered from 0.
+	first uint64
+	index map[esh3ar.ID]uint64 // number of the message's change in queue
+	late  []lateAck
+	// entries are the journal entries not yet wholly stored, in order, and rejects what of them goes
+	// raw to the dead letters.
+	entries [esh3ar.Tiers][]*entry
+	rejects []store.Reject
+	moved   bool // an entry may be complete without a change
+
+	epoch     int64
+	asked     [esh3ar.Tiers]uint64 // positions of the transaction under way
+	done      [esh3ar.Tiers]uint64 // positions that are stored
+	committed uint64               // changes below this number are stored
+	changed   chan struct{}        // closed and renewed when done or committed moved
+	finishing bool
+	wake      chan struct{} // cap 1
+	ready     chan struct{} // closed when the shard is claimed
+}
+
+// pending is one change on its way to the store.
+type pending struct {
+	change    store.Change
+	origin    *entry     // set when the change gives the message its first row
+	recipient *recipient // set when it parks
+	parked    int
+}
+
+type lateAck struct {
+	recipient string
+	id        esh3ar.ID
+	read      bool
+	at        time.Time
+}
+
+func newCommitter(s *shard) *committer {
+	return &committer{
+		s:       s,
+		index:   make(map[esh3ar.ID]uint64),
+		changed: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		ready:   make(chan struct{}),
+	}
+}
+
+// claimed says with what right and from where on to commit. It is called once.
+func (c *committer) claimed(claim store.Claim) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch = claim.Epoch
+	c.asked, c.done = claim.Positions, claim.Positions
+	close(c.ready)
+}
+
+func (c *committer) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// begin notes a journal entry before its messages are handed to their recipients.
+func (c *committer) begin(tier esh3ar.Tier, e *entry, rejects []store.Reject) {
+	c.mu.Lock()
+	c.entries[tier] = append(c.entries[tier], e)
+	c.rejects = append(c.rejects, rejects...)
+	empty := e.open == 0
+	if empty {
+		c.moved = true
+	}
+	c.mu.Unlock()
+	if empty {
+		c.signal()
+	}
+}
+
+// add takes the storing effects among out.
+func (c *committer) add(r *recipient, out []delivery.Effect, now time.Time) {
+	c.mu.Lock()
+	for i := range out {
+		e := &out[i]
+		switch e.Action {
+		case delivery.Late:
+			if len(c.late) >= lateLimit {
+				c.s.d.metrics.lateDropped.Inc()
+				continue
+			}
+			c.late = append(c.late, lateAck{recipient: r.name, id: e.ID, read: e.Read, at: now})
+			continue
+		case delivery.Save, delivery.Park, delivery.Done:
+		default:
+			continue
+		}
+		id := e.Item.Message.ID
+		n, ok := c.index[id]
+		if ok {
+			// Not stored yet: the later state replaces the earlier, the new transitions add up.
+			c.queue[n-c.first].change.State = e.State
+		} else {
+			n = c.first + uint64(len(c.queue))
+			c.index[id] = n
+			p := pending{change: store.Change{
+				Message: e.Item.Message, State: e.State, Ord: e.Item.Ord, From: store.InQueue, NewFrom: e.NewFrom,
+			}}
+			if e.Fresh {
+				p.change.From = store.Nowhere
+				p.origin, _ = e.Item.Origin.(*entry)
+			}
+			c.queue = append(c.queue, p)
+		}
+		if e.Action == delivery.Park {
+			p := &c.queue[n-c.first]
+			p.recipient = r
+			p.parked++
+		}
+	}
+	c.mu.Unlock()
+	c.signal()
+}
+
+// run commits until finish was called and everything is stored, or ctx ends, or the shard is lost.
+func (c *committer) run(ctx context.Context) error {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	pace := time.NewTimer(0)
+	defer pace.Stop()
+	<-pace.C
+	for {
+		c.mu.Lock()
+		empty := len(c.queue) == 0 && len(c.late) == 0 && len(c.rejects) == 0 && !c.moved
+		finished := c.finishing && empty
+		c.mu.Unlock()
+		if finished {
+			return nil
+		}
+		if empty {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-c.wake:
+			}
+			continue
+		}
+		began := c.s.d.opts.Now()
+		c.settleLate(ctx)
+		b, parts, freed := c.take(began)
+		if err := c.commit(ctx, b); err != nil {
+			return err
+		}
+		c.stored(b, parts)
+		c.s.memory.Release(freed)
+		c.s.d.metrics.commit.Observe(c.s.d.opts.Now().Sub(began).Seconds())
+
+		c.mu.Lock()
+		hurry := c.finishing || len(c.queue) >= commitLimit
+		c.mu.Unlock()
+		if hurry {
+			continue
+		}
+		pace.Reset(c.s.d.opts.CommitEvery - c.s.d.opts.Now().Sub(began))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pace.C:
+		}
+	}
+}
+
+// finish lets run end when everything is stored.
+func (c *committer) finish() {
+	c.mu.Lock()
+	c.finishing = true
+	c.mu.Unlock()
+	c.signal()
+}
+
+// settleLate turns late acknowledgements into changes. What of it the store does not answer for waits
+// for the next round, as do those whose message has a change under way.
+func (c *committer) settleLate(ctx context.Context) {
+	c.mu.Lock()
+	late := c.late
+	c.late = nil
+	var (
+		ids  []esh3ar.ID
+		wait []lateAck
+		by   = make(map[esh3ar.ID]lateAck, len(late))
+	)
+	for _, l := range late {
+		prev, twice := by[l.id]
+		if _, busy := c.index[l.id]; busy || twice && prev.recipient != l.recipient {
+			wait = append(wait, l)
+			continue
+		}
+		l.read = l.read || prev.read
+		if !twice {
+			ids = append(ids, l.id)
+		}
+		by[l.id] = l
+	}
+	c.mu.Unlock()
+	if len(ids) > commitLimit {
+		for _, id := range ids[commitLimit:] {
+			wait = append(wait, by[id])
+		}
+		ids = ids[:commitLimit]
+	}
+	var rows []store.Row
+	if len(ids) > 0 {
+		var err error
+		if rows, err = c.s.d.opts.Store.Rows(ctx, c.s.id, ids); err != nil {
+			for _, id := range ids {
+				wait = append(wait, by[id])
+			}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.late = append(wait, c.late...)
+	for i := range rows {
+		row := &rows[i]
+		l := by[row.Message.ID]
+		if row.Message.To != l.recipient {
+			continue // not this recipient's to acknowledge
+		}
+		known := len(row.State.Timeline)
+		if !acknowledgeLate(&row.State, l) {
+			continue
+		}
+		if _, busy := c.index[row.Message.ID]; busy {
+			c.late = append(c.late, l)
+			continue
+		}
+		c.index[row.Message.ID] = c.first + uint64(len(c.queue))
+		c.queue = append(c.queue, pending{change: store.Change{
+			Message: &row.Message, State: row.State, Ord: row.Ord, From: row.Place, NewFrom: known,
+		}})
+	}
+}
+
+// acknowledgeLate moves a stored state by an acknowledgement that found no message in memory. It
+// reports whether anything changed.
+func acknowledgeLate(s *esh3ar.State, l lateAck) bool {
+	before := s.Seq()
+	why := esh3ar.ReasonNone
+	if s.Status.Final() {
+		why = esh3ar.ReasonLateAck
+	}
+	if !s.Status.Shown() {
+		s.Move(esh3ar.StatusDelivered, l.at, why)
+	}
+	if l.read {
+		s.Move(esh3ar.StatusRead, l.at, esh3ar.ReasonNone)
+	}
+	s.NotBefore = time.Time{}
+	return s.Seq() != before
+}
+
+// take forms the next transaction, which is then repeated until it is stored. It also returns how many
+// bytes of journal entries are then wholly stored.
+func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.queue), commitLimit)
+	parts = c.queue[:n:n]
+	c.queue = c.queue[n:]
+	c.first += uint64(n)
+	b = &store.Batch{
+		Shard: c.s.id, Epoch: c.epoch, At: now,
+		Changes: make([]store.Change, n),
+		Rejects: c.rejects,
+	}
+	c.rejects, c.moved = nil, false
+	for i := range parts {
+		b.Changes[i] = parts[i].change
+		delete(c.index, parts[i].change.Message.ID)
+		if o := parts[i].origin; o != nil {
+			o.open--
+		}
+	}
+	for tier := range c.entries {
+		q := c.entries[tier]
+		for len(q) > 0 && q[0].open == 0 {
+			c.asked[tier] = q[0].seq
+			freed += q[0].bytes
+			q[0] = nil
+			q = q[1:]
+		}
+		c.entries[tier] = q
+	}
+	b.Positions = c.asked
+	return b, parts, freed
+}
+
+// commit stores the transaction, however long it takes. Its errors end the shard: it is lost, or ctx
+// has ended.
+func (c *committer) commit(ctx context.Context, b *store.Batch) error {
+	retry := newRetry()
+	for {
+		err := c.s.d.opts.Store.Commit(ctx, b)
+		switch {
+		case err == nil:
+			if !retry.first() {
+				c.s.d.opts.Logger.Info("store answers again", "shard", c.s.id)
+			}
+			return nil
+		case errors.Is(err, store.ErrNotOwner):
+			return c.s.errLost(err)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, store.ErrPermanent):
+			return c.bisect(ctx, b, err)
+		}
+		if retry.first() {
+			c.s.d.opts.Logger.Warn("store does not take a commit; it is repeated", "shard", c.s.id, "changes", len(b.Changes), "err", err)
+		}
+		c.s.d.metrics.commitRetries.Inc()
+		if err := retry.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// bisect finds the change that the store refuses for good and sends its record raw to the dead
+// letters, so that one poison message does not stop the shard. The positions move with the last part.
+func (c *committer) bisect(ctx context.Context, b *store.Batch, cause error) error {
+	if len(b.Changes) == 0 {
+		return c.s.errLost(cause)
+	}
+	first, second := *b, *b
+	if len(b.Changes) == 1 {
+		ch := b.Changes[0]
+		c.s.d.opts.Logger.Error("message refused by the store goes to the dead letters", "id", ch.Message.ID.String(), "err", cause)
+		second.Changes = nil
+		second.Rejects = append(b.Rejects[:len(b.Rejects):len(b.Rejects)], store.Reject{
+			Tier: ch.Message.Tier, Ord: ch.Ord, Record: record.AppendMessage(nil, ch.Message),
+			Reason: esh3ar.ReasonRefusedByStore, Detail: cause.Error(),
+		})
+		return c.commit(ctx, &second)
+	}
+	half := len(b.Changes) / 2
+	first.Changes, first.Rejects, first.Positions = b.Changes[:half], nil, c.stable()
+	second.Changes = b.Changes[half:]
+	if err := c.commit(ctx, &first); err != nil {
+		return err
+	}
+	return c.commit(ctx, &second)
+}
+
+func (c *committer) stable() [esh3ar.Tiers]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// stored tells who waits for it that the transaction is stored.
+func (c *committer) stored(b *store.Batch, parts []pending) {
+	c.mu.Lock()
+	c.done = b.Positions
+	c.committed += uint64(len(parts))
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+	for i := range parts {
+		p := &parts[i]
+		c.s.d.metrics.count(&p.change)
+		if p.recipient != nil {
+			c.s.post(p.recipient.name, event{kind: evParked, n: p.parked})
+		}
+	}
+}
+
+// positions returns the stored positions.
+func (c *committer) positions() [esh3ar.Tiers]uint64 { return c.stable() }
+
+// depth returns the number of changes that wait.
+func (c *committer) depth() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue)
+}
+
+// reached waits until the stored positions are at least these. It reports false when ctx ended first.
+func (c *committer) reached(ctx context.Context, want [esh3ar.Tiers]uint64) bool {
+	return c.until(ctx, func() bool { return reached(c.done, want) })
+}
+
+// settled waits until every change that waits now is stored, or ctx ends.
+func (c *committer) settled(ctx context.Context) {
+	c.mu.Lock()
+	want := c.first + uint64(len(c.queue))
+	c.mu.Unlock()
+	c.until(ctx, func() bool { return c.committed >= want })
+}
+
+// until waits for a condition on what is stored, which is called with mu held.
+func (c *committer) until(ctx context.Context, ok func() bool) bool {
+	for {
+		c.mu.Lock()
+		if ok() {
+			c.mu.Unlock()
+			return true
+		}
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
+	}
+}
+
+// unstored returns the number of journal entries that were read and are not wholly stored.
+func (c *committer) unstored() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, q := range c.entries {
+		n += len(q)
+	}
+	return n
+}

@@ -1,0 +1,241 @@
+// Package dispatch routes accepted messages to their recipients: it reads the journal, lets package
+// delivery decide, hands messages to the connections of this node and writes what became of them to
+// the store.
+//
+//	journal ──► intake ──► recipients (mailboxes) ──► connections
+//	 (a reader   │          │  run by a pool of     ◄── attach, detach, acknowledge
+//	  for each   │          ▼  workers
+//	  tier)      │        committer ──► store: rows, events and the journal position,
+//	             │          ▲           one transaction
+//	             ▼          │
+//	           batches: how much of each journal entry is not stored yet
+//
+// Every shard has its own intake, recipients, timers and committer; the pool of workers and the
+// readers of waiting messages are shared. A recipient's events run one at a time.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// Log is what dispatch needs of the journal.
+type Log interface {
+	Read(ctx context.Context, p journal.Partition, after uint64) (journal.Reader, error)
+	Last(ctx context.Context, p journal.Partition) (uint64, error)
+	Purge(ctx context.Context, p journal.Partition, below uint64) error
+}
+
+// Store is what dispatch needs of the store.
+type Store interface {
+	store.Shards
+	Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error)
+}
+
+// Connection is one live connection of a recipient.
+type Connection interface {
+	// Deliver queues a delivery. It never blocks and keeps the order of the calls. A connection that
+	// cannot take it closes itself, and its Detach follows. The delivery may be shared with other
+	// connections, whose Deliver was or will be called from the same goroutine.
+	Deliver(d *Delivery)
+}
+
+// Delivery is one attempt to bring one message to a recipient.
+type Delivery struct {
+	Message *esh3ar.Message
+	Attempt uint32
+	// Encoded is the connections' own: the first may leave there what the others can use too.
+	Encoded any
+}
+
+// Options configures a Dispatcher. Log, Store, Shards and Params are required.
+type Options struct {
+	Log    Log
+	Store  Store
+	Shards int
+	Params delivery.Params
+
+	// Memory bounds the bytes of journal entries that were read and are not stored yet, for each
+	// shard. When it is reached, the shard reads no further. Default 64 MiB.
+	Memory int64
+	// CommitEvery is the pace of a shard's commits while there is something to commit. Default 20 ms.
+	CommitEvery time.Duration
+	// ScanEvery is how often the store is asked for messages that became due. Default 250 ms.
+	ScanEvery time.Duration
+	// AppendTimeout is the longest time from a message's AcceptedAt until its journal entry is
+	// durable or was given up. It bounds how long repeated keys must be remembered. Default 10 s.
+	AppendTimeout time.Duration
+	// JournalKeep is how long entries stay in the journal after they were stored. Default 10 min.
+	JournalKeep time.Duration
+	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
+	Workers int
+
+	Now     func() time.Time // default time.Now
+	Logger  *slog.Logger     // default slog.Default()
+	Metrics prometheus.Registerer
+}
+
+func (o *Options) setDefaults(procs int) error {
+	if o.Log == nil || o.Store == nil || o.Shards < 1 {
+		return errors.New("dispatch: Log, Store and Shards are required")
+	}
+	if o.Params.Window < 1 || o.Params.MaxAttempts < 1 || o.Params.AckTimeout <= 0 || o.Params.Settle <= 0 {
+		return errors.New("dispatch: Params need a window, attempts, an acknowledgement timeout and a settle time")
+	}
+	setDefault(&o.Memory, 64<<20)
+	setDefault(&o.CommitEvery, 20*time.Millisecond)
+	setDefault(&o.ScanEvery, 250*time.Millisecond)
+	setDefault(&o.AppendTimeout, 10*time.Second)
+	setDefault(&o.JournalKeep, 10*time.Minute)
+	setDefault(&o.Workers, 2*procs)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	return nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Dispatcher owns shards and routes for their recipients. Its methods are safe for concurrent use.
+type Dispatcher struct {
+	opts    Options
+	metrics *metrics
+	shards  []*shard
+	runq    *runQueue
+	inbox   *inbox
+
+	lastConn atomic.Uint64
+}
+
+// New returns a Dispatcher that owns all shards once Run is called. Connections may attach before.
+func New(o Options) (*Dispatcher, error) {
+	if err := o.setDefaults(runtime.GOMAXPROCS(0)); err != nil {
+		return nil, err
+	}
+	d := &Dispatcher{opts: o, runq: newRunQueue()}
+	d.metrics = newMetrics(o.Metrics, d)
+	d.inbox = newInbox(d)
+	d.shards = make([]*shard, o.Shards)
+	for i := range d.shards {
+		d.shards[i] = newShard(d, uint16(i))
+	}
+	return d, nil
+}
+
+// Run claims the shards and works until ctx ends, then stores what it knows and returns. The
+// shutdown takes at most the time that stop allows the final commits.
+//
+// The order of the shutdown: first nothing new comes in (intake, scans, timers); then what the
+// mailboxes hold is worked off and every recipient hands out what it has not saved; then the
+// committers commit that and end; then the workers, who had to run for all of this.
+func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
+	// Each stage has a context of its own, ended in that order.
+	intakeCtx, stopIntake := context.WithCancel(ctx)
+	defer stopIntake()
+	workCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+
+	var workers sync.WaitGroup
+	for range d.opts.Workers {
+		workers.Go(d.work)
+	}
+	defer workers.Wait()
+	defer d.runq.close()
+
+	committers, commitCtx := errgroup.WithContext(workCtx)
+	intake, intakeCtx := errgroup.WithContext(intakeCtx)
+	for _, s := range d.shards {
+		committers.Go(func() error { return s.committer.run(commitCtx) })
+		intake.Go(func() error { return s.run(intakeCtx) })
+	}
+	intake.Go(func() error { return d.inbox.run(intakeCtx) })
+	// A shard that ceased to be ours ends everything: on one node there is nobody to hand it to.
+	intake.Go(func() error {
+		select {
+		case <-intakeCtx.Done():
+			return nil
+		case <-commitCtx.Done():
+			return context.Cause(commitCtx)
+		}
+	})
+	err := intake.Wait()
+	if ctx.Err() != nil {
+		err = nil
+	}
+
+	deadline := time.AfterFunc(stop, stopWork)
+	defer deadline.Stop()
+	for _, s := range d.shards {
+		s.flushAll()
+	}
+	d.runq.quiesce(workCtx)
+	for _, s := range d.shards {
+		s.committer.finish()
+	}
+	if cerr := committers.Wait(); cerr != nil && err == nil && !errors.Is(cerr, context.Canceled) {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("dispatch: %w", err)
+	}
+	return nil
+}
+
+// Attachment is one connection's tie to its recipient. Its methods are safe for concurrent use.
+type Attachment struct {
+	r    *shard
+	name string
+	conn delivery.Conn
+}
+
+// Attach ties a live connection to its normalised recipient. Waiting messages begin to flow before
+// Attach returns or soon after.
+func (d *Dispatcher) Attach(recipient string, c Connection) *Attachment {
+	s := d.shards[esh3ar.ShardOf(recipient, len(d.shards))]
+	a := &Attachment{r: s, name: recipient, conn: delivery.Conn(d.lastConn.Add(1))}
+	s.post(recipient, event{kind: evAttach, conn: a.conn, connection: c})
+	return a
+}
+
+// Detach unties the connection. Free says that the server's side ended it, so that what was in flight
+// is not charged an attempt.
+func (a *Attachment) Detach(free bool) {
+	a.r.post(a.name, event{kind: evDetach, conn: a.conn, free: free})
+}
+
+// Acknowledge takes the device's word that it has these messages. Identifiers that are not the
+// recipient's are ignored. The slice is the callee's from now on.
+func (a *Attachment) Acknowledge(ids []esh3ar.ID) {
+	a.r.post(a.name, event{kind: evAcknowledge, ids: ids})
+}
+
+// MarkRead takes the device's word that its user has read these messages, which implies that it has
+// them.
+func (a *Attachment) MarkRead(ids []esh3ar.ID) {
+	a.r.post(a.name, event{kind: evAcknowledge, ids: ids, read: true})
+}

@@ -1,0 +1,109 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// inboxReaders is how many pages of waiting messages are read from the store at one time.
+const inboxReaders = 4
+
+// inbox reads waiting messages from the store for recipients that have room for them. A recipient has
+// at most one request out, so the queue is bounded by the number of connected recipients.
+type inbox struct {
+	d *Dispatcher
+
+	mu     sync.Mutex
+	queue  []request
+	signal chan struct{} // cap inboxReaders: somebody may find work
+}
+
+type request struct {
+	r      *recipient
+	effect delivery.Effect
+}
+
+func newInbox(d *Dispatcher) *inbox {
+	return &inbox{d: d, signal: make(chan struct{}, inboxReaders)}
+}
+
+func (b *inbox) ask(q request) {
+	b.mu.Lock()
+	b.queue = append(b.queue, q)
+	b.mu.Unlock()
+	select {
+	case b.signal <- struct{}{}:
+	default: // all readers are called already
+	}
+}
+
+func (b *inbox) take() (request, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queue) == 0 {
+		b.queue = nil
+		return request{}, false
+	}
+	q := b.queue[0]
+	b.queue[0] = request{}
+	b.queue = b.queue[1:]
+	return q, true
+}
+
+func (b *inbox) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range inboxReaders {
+		g.Go(func() error {
+			retry := newRetry()
+			for {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-b.signal:
+				}
+				for {
+					q, ok := b.take()
+					if !ok {
+						break
+					}
+					if err := b.read(ctx, q, retry); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// read answers one request. While the store is down each reader fails a request at the pace of its
+// retry, and the recipient asks anew: so reading starts by itself when the store is back.
+func (b *inbox) read(ctx context.Context, q request, retry *retry) error {
+	s := q.r.shard
+	rows, err := b.d.opts.Store.Waiting(ctx, store.Waiting{
+		Shard:     s.id,
+		Recipient: q.r.name,
+		After:     q.effect.After,
+		Before:    q.effect.Before,
+		Limit:     q.effect.Limit,
+	})
+	if err != nil {
+		if werr := retry.wait(ctx); werr != nil {
+			return werr
+		}
+		s.post(q.r.name, event{kind: evReadFailed, ticket: q.effect.Ticket})
+		return nil
+	}
+	retry.reset()
+	items := make([]*delivery.Item, len(rows))
+	for i := range rows {
+		items[i] = itemOf(&rows[i])
+	}
+	s.post(q.r.name, event{kind: evPage, ticket: q.effect.Ticket, items: items})
+	return nil
+}

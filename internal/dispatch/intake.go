@@ -1,0 +1,283 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/record"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// intake reads one tier of a shard's journal, in order, and brings what is new to its recipients.
+type intake struct {
+	s      *shard
+	p      journal.Partition
+	tier   esh3ar.Tier
+	dedupe *dedupe
+}
+
+// entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
+type entry struct {
+	seq   uint64
+	bytes int64
+	// open counts the messages that no transaction has stored. At zero, and with all earlier entries
+	// of the tier at zero, the position moves to seq in that same transaction.
+	open int
+}
+
+func (in *intake) run(ctx context.Context, position uint64) error {
+	log, retry := in.s.d.opts.Log, newRetry()
+	failed := func(doing string, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrNoPartition) {
+			return fmt.Errorf("shard %d, tier %s: %s: %w", in.s.id, in.tier, doing, err)
+		}
+		if retry.first() {
+			in.s.d.opts.Logger.Warn("journal does not answer; it is tried again", "shard", in.s.id, "tier", in.tier.String(), "doing", doing, "err", err)
+		}
+		return retry.wait(ctx)
+	}
+	// Up to here an earlier owner may have stored messages beyond the position.
+	var seenBefore uint64
+	for {
+		var err error
+		if seenBefore, err = log.Last(ctx, in.p); err == nil {
+			break
+		}
+		if err := failed("asking for the last entry", err); err != nil {
+			return err
+		}
+	}
+	var reader journal.Reader
+	for {
+		var err error
+		if reader, err = log.Read(ctx, in.p, position); err == nil {
+			break
+		}
+		if err := failed("opening a reader", err); err != nil {
+			return err
+		}
+	}
+	defer reader.Close()
+	retry.reset()
+	for {
+		e, err := reader.Next(ctx)
+		if err != nil {
+			if err := failed("reading", err); err != nil {
+				return err
+			}
+			continue
+		}
+		retry.reset()
+		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
+			return err
+		}
+	}
+}
+
+// take brings one entry's messages to their recipients. It blocks while too much is in memory.
+func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) error {
+	s := in.s
+	now := s.d.opts.Now()
+	in.dedupe.turn(now, je.Time, s.committer.positions())
+	// Noted before its messages are added: a generation is not forgotten before this entry is stored.
+	in.dedupe.read(in.tier, je.Seq)
+
+	size := min(int64(len(je.Data)), s.d.opts.Memory)
+	if err := s.memory.Acquire(ctx, size); err != nil {
+		return err
+	}
+	msgs, rejects := in.decode(je, now)
+	msgs, err := in.unknown(ctx, msgs, lookAll)
+	if err != nil {
+		s.memory.Release(size)
+		return err
+	}
+	origin := &entry{seq: je.Seq, bytes: size, open: len(msgs)}
+	s.committer.begin(in.tier, origin, rejects)
+	items := make([]*delivery.Item, len(msgs))
+	block := make([]delivery.Item, len(msgs)) // one allocation for all
+	for i, m := range msgs {
+		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin}
+		items[i] = &block[i]
+	}
+	if len(items) > 0 {
+		s.arrive(items)
+	}
+	return nil
+}
+
+// decode returns the messages of an entry and what of it cannot be one.
+func (in *intake) decode(je journal.Entry, now time.Time) ([]*esh3ar.Message, []store.Reject) {
+	var (
+		msgs    []*esh3ar.Message
+		rejects []store.Reject
+	)
+	reject := func(raw []byte, err error) {
+		in.s.d.opts.Logger.Error("undecodable journal record goes to the dead letters",
+			"shard", in.s.id, "tier", in.tier.String(), "seq", je.Seq, "err", err)
+		rejects = append(rejects, store.Reject{
+			Tier: in.tier, Ord: je.Seq<<16 | uint64(len(rejects)), Record: raw,
+			Reason: esh3ar.ReasonUndecodable, Detail: err.Error(),
+		})
+	}
+	for rec, err := range journal.Records(je.Data) {
+		if err != nil {
+			reject(je.Data, err)
+			break
+		}
+		m := new(esh3ar.Message)
+		if err := record.DecodeMessage(rec, m); err != nil {
+			reject(rec, err)
+			continue
+		}
+		if own := esh3ar.ShardOf(m.To, len(in.s.d.shards)); own != in.s.id {
+			reject(rec, fmt.Errorf("record of shard %d in the journal of shard %d", own, in.s.id))
+			continue
+		}
+		msgs = append(msgs, m)
+	}
+	return msgs, rejects
+}
+
+// unknown leaves out the messages that are known already: those that an earlier owner stored, and
+// repetitions under an idempotency key. It waits for the store where it must ask it.
+func (in *intake) unknown(ctx context.Context, msgs []*esh3ar.Message, lookAll bool) ([]*esh3ar.Message, error) {
+	var ask []esh3ar.ID
+	fresh := msgs[:0]
+	for _, m := range msgs {
+		if m.Key != "" && !in.dedupe.add(m.ID) {
+			in.s.d.metrics.repeated.Inc()
+			continue
+		}
+		fresh = append(fresh, m)
+		if lookAll || m.Key != "" && !in.dedupe.covers(m.AcceptedAt) {
+			ask = append(ask, m.ID)
+		}
+	}
+	const page = 500
+	known := make(map[esh3ar.ID]struct{})
+	retry := newRetry()
+	for len(ask) > 0 {
+		n := min(page, len(ask))
+		rows, err := in.s.d.opts.Store.Rows(ctx, in.s.id, ask[:n])
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if err := retry.wait(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		for i := range rows {
+			known[rows[i].Message.ID] = struct{}{}
+		}
+		ask = ask[n:]
+	}
+	if len(known) == 0 {
+		return fresh, nil
+	}
+	all := fresh
+	fresh = fresh[:0]
+	for _, m := range all {
+		if _, ok := known[m.ID]; !ok {
+			fresh = append(fresh, m)
+		}
+	}
+	return fresh, nil
+}
+
+// dedupe remembers the identifiers of messages with an idempotency key for as long as a repetition may
+// come that was admitted before the first was stored.
+//
+// The accept path takes AcceptedAt and then asks the store for the key. So a repetition that was
+// admitted after the first was stored never gets into the journal, and one whose AcceptedAt lies
+// before some time t can only repeat what was not stored at t or what is remembered here. A
+// generation may therefore be forgotten when all of it is stored and the journal has been read up to
+// where nothing admitted before that can appear any more.
+type dedupe struct {
+	window time.Duration // longest time from AcceptedAt to the journal
+
+	mu        sync.Mutex
+	now, past map[esh3ar.ID]struct{}
+	started   time.Time // of the generation now
+	stored    time.Time // when all of past was stored, zero while it is not
+	pending   [esh3ar.Tiers]uint64
+	last      [esh3ar.Tiers]uint64
+	// since is the time from which on add is enough: what was stored before it may be forgotten.
+	since time.Time
+}
+
+// dedupeLimit is the size from which on a generation is forgotten as soon as it is stored, however
+// far behind the reading is. The price is a look-up in the store for what follows.
+const dedupeLimit = 500_000
+
+func newDedupe(now time.Time, window time.Duration) *dedupe {
+	return &dedupe{window: window, now: make(map[esh3ar.ID]struct{}), started: now, since: now}
+}
+
+// add remembers id and reports whether it was unknown.
+func (d *dedupe) add(id esh3ar.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.past[id]; ok {
+		return false
+	}
+	if _, ok := d.now[id]; ok {
+		return false
+	}
+	d.now[id] = struct{}{}
+	return true
+}
+
+// covers reports whether add alone can tell a repetition that was admitted at that time.
+func (d *dedupe) covers(acceptedAt time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !acceptedAt.Before(d.since)
+}
+
+// turn forgets what may be forgotten. Entry is the journal's time of what is read now, positions is
+// what is stored.
+func (d *dedupe) turn(now, entry time.Time, positions [esh3ar.Tiers]uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.past != nil {
+		if d.stored.IsZero() && reached(positions, d.pending) {
+			d.stored = now
+		}
+		if d.stored.IsZero() || (entry.Sub(d.stored) <= d.window && len(d.now) < dedupeLimit) {
+			return
+		}
+		d.since, d.past = d.stored, nil
+	}
+	if now.Sub(d.started) > d.window || len(d.now) >= dedupeLimit {
+		d.past, d.now = d.now, make(map[esh3ar.ID]struct{}, len(d.now))
+		d.pending, d.stored, d.started = d.last, time.Time{}, now
+	}
+}
+
+// read notes that an entry was read, so that turn knows when all that it brought is stored.
+func (d *dedupe) read(tier esh3ar.Tier, seq uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last[tier] = seq
+}
+
+func reached(have, want [esh3ar.Tiers]uint64) bool {
+	for i := range want {
+		if have[i] < want[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,96 @@
+package dispatch
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// metrics are dispatch's figures. All series are resolved once, none on the way of a message.
+type metrics struct {
+	routed        prometheus.Histogram
+	delivered     prometheus.Histogram
+	acknowledged  prometheus.Histogram
+	commit        prometheus.Histogram
+	transitions   [int(esh3ar.StatusUndelivered) + 1]prometheus.Counter
+	repeated      prometheus.Counter
+	lateDropped   prometheus.Counter
+	commitRetries prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
+	// From half a millisecond to about sixteen seconds.
+	buckets := prometheus.ExponentialBuckets(0.0005, 2, 16)
+	histogram := func(name, help string) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+		reg.MustRegister(h)
+		return h
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	m := &metrics{
+		routed:        histogram("esh3ar_accept_to_route_seconds", "Time from a message's acceptance until it was first handed to connections."),
+		acknowledged:  histogram("esh3ar_send_to_acknowledge_seconds", "Time from a send until the device acknowledged it."),
+		delivered:     histogram("esh3ar_accept_to_delivered_seconds", "Time from a message's acceptance until the device acknowledged it."),
+		commit:        histogram("esh3ar_store_commit_seconds", "Time of one transaction of the store, repeats included."),
+		repeated:      counter("esh3ar_repeated_keys_total", "Journal records left out because their idempotency key was known."),
+		lateDropped:   counter("esh3ar_late_acknowledgements_dropped_total", "Late acknowledgements dropped because too many waited."),
+		commitRetries: counter("esh3ar_store_commit_retries_total", "Transactions repeated after an error of the store."),
+	}
+	transitions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "esh3ar_message_transitions_total", Help: "Stored transitions of messages by the status they lead to.",
+	}, []string{"status"})
+	reg.MustRegister(transitions)
+	for s := esh3ar.StatusAccepted; s <= esh3ar.StatusUndelivered; s++ {
+		m.transitions[s] = transitions.WithLabelValues(s.String())
+	}
+	gauge("esh3ar_dispatch_queue_depth", "Recipients that wait for a worker or are being worked on.", func() float64 {
+		return float64(d.runq.depth())
+	})
+	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
+		n := 0
+		for _, s := range d.shards {
+			n += s.committer.depth()
+		}
+		return float64(n)
+	})
+	gauge("esh3ar_journal_unstored_entries", "Journal entries read whose messages are not all stored.", func() float64 {
+		n := 0
+		for _, s := range d.shards {
+			n += s.committer.unstored()
+		}
+		return float64(n)
+	})
+	gauge("esh3ar_recipients_in_memory", "Recipients with a connection or with messages in memory.", func() float64 {
+		n := 0
+		for _, s := range d.shards {
+			s.mu.Lock()
+			n += len(s.recipients)
+			s.mu.Unlock()
+		}
+		return float64(n)
+	})
+	return m
+}
+
+// count observes a stored change.
+func (m *metrics) count(c *store.Change) {
+	line := c.State.Timeline
+	for i := c.NewFrom; i < len(line); i++ {
+		m.transitions[line[i].Status].Inc()
+		if line[i].Status != esh3ar.StatusDelivered {
+			continue
+		}
+		m.delivered.Observe(line[i].At.Sub(line[0].At).Seconds())
+		if i > 0 && line[i-1].Status == esh3ar.StatusSent {
+			m.acknowledged.Observe(line[i].At.Sub(line[i-1].At).Seconds())
+		}
+	}
+}

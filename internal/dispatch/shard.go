@@ -1,0 +1,270 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// shard is the ownership of one shard.
+type shard struct {
+	d         *Dispatcher
+	id        uint16
+	committer *committer
+	timers    *timers
+	memory    *semaphore.Weighted // bytes of journal entries that are not stored yet
+
+	mu         sync.Mutex
+	recipients map[string]*recipient
+	// ord is the Ord of the last arrival. It is given out under mu together with the place in the
+	// mailbox, so that a recipient's arrivals have growing ones.
+	ord uint64
+}
+
+func newShard(d *Dispatcher, id uint16) *shard {
+	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: semaphore.NewWeighted(d.opts.Memory)}
+	s.timers = newTimers(d.opts.Now)
+	s.committer = newCommitter(s)
+	return s
+}
+
+// run claims the shard and works on it until ctx ends or the shard is lost.
+func (s *shard) run(ctx context.Context) error {
+	claim, err := s.claim(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ord = uint64(claim.Epoch) << 40
+	s.mu.Unlock()
+	s.committer.claimed(claim)
+
+	g, ctx := errgroup.WithContext(ctx)
+	dedupe := newDedupe(s.d.opts.Now(), s.d.opts.AppendTimeout)
+	for tier := range esh3ar.Tier(esh3ar.Tiers) {
+		in := &intake{s: s, p: journal.Partition{Shard: s.id, Tier: uint8(tier)}, tier: tier, dedupe: dedupe}
+		g.Go(func() error { return in.run(ctx, claim.Positions[tier]) })
+	}
+	g.Go(func() error {
+		s.timers.run(ctx, s.tick)
+		return nil
+	})
+	g.Go(func() error { return s.scan(ctx) })
+	g.Go(func() error { return s.purge(ctx) })
+	return g.Wait()
+}
+
+// claim waits for the store as long as it takes: without it nobody can own the shard.
+func (s *shard) claim(ctx context.Context) (store.Claim, error) {
+	retry := newRetry()
+	for {
+		claim, err := s.d.opts.Store.Claim(ctx, s.id)
+		if err == nil {
+			return claim, nil
+		}
+		if ctx.Err() != nil {
+			return claim, ctx.Err()
+		}
+		if retry.first() {
+			s.d.opts.Logger.Warn("shard waits for the store", "shard", s.id, "err", err)
+		}
+		if err := retry.wait(ctx); err != nil {
+			return claim, err
+		}
+	}
+}
+
+// post brings an event to a recipient.
+func (s *shard) post(name string, e event) {
+	s.mu.Lock()
+	r := s.recipient(name)
+	r.mailbox = append(r.mailbox, e)
+	run := !r.scheduled
+	r.scheduled = true
+	s.mu.Unlock()
+	if run {
+		s.d.runq.push(r)
+	}
+}
+
+// recipient returns the recipient of that name, new if need be. The caller holds mu.
+func (s *shard) recipient(name string) *recipient {
+	r := s.recipients[name]
+	if r == nil {
+		r = &recipient{shard: s, name: name, core: delivery.NewRecipient(&s.d.opts.Params)}
+		s.recipients[name] = r
+	}
+	return r
+}
+
+// arrive brings the new messages of one journal entry to their recipients, in order.
+func (s *shard) arrive(items []*delivery.Item) {
+	run := make([]*recipient, 0, len(items))
+	s.mu.Lock()
+	for _, it := range items {
+		s.ord++
+		it.Ord = s.ord
+		r := s.recipient(it.Message.To)
+		r.mailbox = append(r.mailbox, event{kind: evArrive, item: it})
+		if !r.scheduled {
+			r.scheduled = true
+			run = append(run, r)
+		}
+	}
+	s.mu.Unlock()
+	if len(run) > 0 {
+		s.d.runq.push(run...)
+	}
+}
+
+// tick wakes recipients. One that is forgotten already, or forgotten and new again, takes no harm.
+func (s *shard) tick(rs []*recipient) {
+	for _, r := range rs {
+		s.post(r.name, event{kind: evTick})
+	}
+}
+
+// flushAll makes every recipient hand out what it has not saved.
+func (s *shard) flushAll() {
+	var run []*recipient
+	s.mu.Lock()
+	for _, r := range s.recipients {
+		r.mailbox = append(r.mailbox, event{kind: evFlush})
+		if !r.scheduled {
+			r.scheduled = true
+			run = append(run, r)
+		}
+	}
+	s.mu.Unlock()
+	if len(run) > 0 {
+		s.d.runq.push(run...)
+	}
+}
+
+// scan brings what became due in the store to its recipients, until ctx ends. After a scan that found
+// something it waits for the commit of what came of it, so that no row is found twice for nothing.
+func (s *shard) scan(ctx context.Context) error {
+	const limit = 1000
+	tick := time.NewTicker(s.d.opts.ScanEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		rows, err := s.d.opts.Store.Due(ctx, s.id, s.d.opts.Now(), limit)
+		if err != nil {
+			continue // the committer reports a store that is down
+		}
+		var handled sync.WaitGroup
+		for i := range rows {
+			handled.Add(1)
+			s.post(rows[i].Message.To, event{kind: evDue, item: itemOf(&rows[i]), handled: &handled})
+		}
+		if len(rows) > 0 {
+			handled.Wait() // workers outlive the scan
+			s.committer.settled(ctx)
+		}
+	}
+}
+
+// purge removes from the journal what has been stored for long enough, until ctx ends.
+func (s *shard) purge(ctx context.Context) error {
+	keep := s.d.opts.JournalKeep
+	every := max(keep/10, time.Second)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	type mark struct {
+		at        time.Time
+		positions [esh3ar.Tiers]uint64
+	}
+	var marks []mark // oldest first; at most about ten
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		now := s.d.opts.Now()
+		marks = append(marks, mark{now, s.committer.positions()})
+		for len(marks) > 0 && now.Sub(marks[0].at) >= keep {
+			for tier, seq := range marks[0].positions {
+				p := journal.Partition{Shard: s.id, Tier: uint8(tier)}
+				if err := s.d.opts.Log.Purge(ctx, p, seq+1); err != nil && ctx.Err() == nil {
+					s.d.opts.Logger.Warn("journal purge failed; it is tried again", "shard", s.id, "tier", tier, "err", err)
+				}
+			}
+			marks = marks[1:]
+		}
+	}
+}
+
+// itemOf returns a stored row as an item in memory.
+func itemOf(row *store.Row) *delivery.Item {
+	return &delivery.Item{
+		Message: &row.Message,
+		State:   row.State,
+		Ord:     row.Ord,
+		Saved:   true,
+		Unsaved: len(row.State.Timeline),
+	}
+}
+
+// Message returns a client's message and what became of it. It knows every message from its 202 on:
+// one that is not stored yet is waited for, a little.
+//
+// Errors: KindNotFound; KindUnavailable with RetryAfter when it cannot be told yet.
+func (d *Dispatcher) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	notFound := esh3ar.Errorf(esh3ar.KindNotFound, "message_not_found", "there is no message %s of yours", id)
+	if int(id.Shard()) >= len(d.shards) {
+		return store.Row{}, notFound
+	}
+	row, err := d.opts.Store.Message(ctx, client, id)
+	if errors.Is(err, store.ErrNotFound) {
+		known := d.shards[id.Shard()].caughtUp(ctx, time.Second)
+		row, err = d.opts.Store.Message(ctx, client, id)
+		if errors.Is(err, store.ErrNotFound) {
+			if known {
+				return row, notFound
+			}
+			return row, esh3ar.Errorf(esh3ar.KindUnavailable, "message_not_stored_yet",
+				"message %s may have been accepted and not be stored yet; ask again", id).After(time.Second)
+		}
+	}
+	if err != nil {
+		return row, esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable",
+			"the message store does not answer; ask again").After(time.Second).Because(err)
+	}
+	return row, nil
+}
+
+// caughtUp waits until everything that the journal holds now is stored. It reports false when it had
+// no answer within the limit.
+func (s *shard) caughtUp(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var last [esh3ar.Tiers]uint64
+	for tier := range last {
+		var err error
+		if last[tier], err = s.d.opts.Log.Last(ctx, journal.Partition{Shard: s.id, Tier: uint8(tier)}); err != nil {
+			return false
+		}
+	}
+	return s.committer.reached(ctx, last)
+}
+
+// errLost wraps store.ErrNotOwner for the log.
+func (s *shard) errLost(err error) error {
+	return fmt.Errorf("shard %d: %w", s.id, err)
+}
