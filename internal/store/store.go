@@ -31,6 +31,10 @@ type Shards interface {
 	// Claim raises the shard's epoch and so ends the rights of every earlier owner.
 	Claim(ctx context.Context, shard uint16) (Claim, error)
 
+	// Positions returns the stored positions of every shard that was ever claimed, without claiming
+	// any: what the journal must not fall behind.
+	Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error)
+
 	// Commit stores a batch of changes and moves the positions in one transaction.
 	// Errors: ErrNotOwner, ErrPermanent (some change can never be stored: bisect), others transient.
 	Commit(ctx context.Context, b *Batch) error
@@ -142,9 +146,9 @@ type Row struct {
 // final statuses lie InHistory, all others InQueue; a replayed message moves back.
 //
 // The backend applies a change only over a row with a lower status_seq, or none; a change over a
-// higher one is skipped without an error, which is what makes a repeated commit and a repeated journal
-// record harmless. When From says Nowhere and the idempotency key is remembered for another id with
-// another digest, the message is still stored (it was accepted).
+// higher one is skipped without an error and without events, which is what makes a repeated commit and
+// a repeated journal record harmless. When the idempotency key is remembered for another id, the
+// message is still stored (it was accepted), and the key keeps its first meaning.
 type Change struct {
 	// Message must not change after the commit was asked for.
 	Message *esh3ar.Message

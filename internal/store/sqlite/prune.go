@@ -1,0 +1,40 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// pruneRows bounds what one call of Prune looks at in each table, so that its transaction holds the
+// writer for milliseconds.
+const pruneRows = 1000
+
+// Prune implements store.Pruner.
+func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, error) {
+	var p store.Pruned
+	err := s.writer.do(ctx, pruneRows, func(w *writer) error {
+		for _, t := range []struct {
+			before  time.Time
+			stmt    *stmt
+			deleted *int64
+		}{
+			{older.Final, w.stmts.pruneMessages, &p.Messages},
+			{older.Events, w.stmts.pruneEvents, &p.Events},
+			{older.Keys, w.stmts.pruneKeys, &p.Keys},
+			{older.Rejects, w.stmts.pruneRejects, &p.Rejects},
+		} {
+			if t.before.IsZero() {
+				continue
+			}
+			var err error
+			if *t.deleted, err = t.stmt.exec(t.before.UnixMicro(), int64(pruneRows)); err != nil {
+				return classify(err)
+			}
+			p.More = p.More || *t.deleted == pruneRows
+		}
+		return nil
+	})
+	return p, err
+}

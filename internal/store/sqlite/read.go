@@ -1,0 +1,263 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/record"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// rowColumns are what scanRow reads.
+const rowColumns = `payload, state, ord, final_at IS NOT NULL`
+
+// readStatements are prepared on the reading connections. Those of listings are built for each
+// query, because their conditions vary.
+type readStatements struct {
+	message, waiting, scheduled, expiring, key, events *sql.Stmt
+	client, apiKey, rejects                            *sql.Stmt
+}
+
+func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
+	for _, p := range []struct {
+		stmt  **sql.Stmt
+		query string
+	}{
+		{&r.message, `SELECT ` + rowColumns + ` FROM message WHERE id = ? AND client = ?`},
+		{&r.waiting, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_waiting
+			WHERE shard = ? AND recipient = ? AND ord > ? AND ord < ? AND final_at IS NULL AND status <> 2
+			ORDER BY ord LIMIT ?`},
+		{&r.scheduled, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_scheduled
+			WHERE shard = ? AND not_before <= ? AND status = 2 ORDER BY not_before LIMIT ?`},
+		{&r.expiring, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_expiring
+			WHERE shard = ? AND expires_at <= ? AND final_at IS NULL ORDER BY expires_at LIMIT ?`},
+		{&r.key, `SELECT id, digest, recipient, accepted_at FROM idempotency WHERE client = ? AND key = ?`},
+		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
+		{&r.client, `SELECT id, name, tier, mint_tokens, created_at FROM client WHERE id = ?`},
+		{&r.apiKey, `SELECT k.hint, k.created_at, k.revoked_at, c.id, c.name, c.tier, c.mint_tokens, c.created_at
+			FROM api_key k JOIN client c ON c.id = k.client WHERE k.hash = ?`},
+		{&r.rejects, `SELECT seq, shard, tier, ord, at, reason, detail, record FROM reject WHERE seq > ? ORDER BY seq LIMIT ?`},
+	} {
+		if *p.stmt, err = db.PrepareContext(ctx, p.query); err != nil {
+			return fmt.Errorf("store: prepare %q: %w", p.query, err)
+		}
+	}
+	return nil
+}
+
+// Message implements store.Reader.
+func (s *Store) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	rows, err := collect(s.read.message.QueryContext(ctx, id[:], client))
+	switch {
+	case err != nil:
+		return store.Row{}, err
+	case len(rows) == 0:
+		return store.Row{}, store.ErrNotFound
+	}
+	return rows[0], nil
+}
+
+// Rows implements store.Shards.
+func (s *Store) Rows(ctx context.Context, shard uint16, ids []esh3ar.ID) ([]store.Row, error) {
+	const most = 1000 // parameters of one query
+	var all []store.Row
+	for part := range slices.Chunk(ids, most) {
+		args := make([]any, 0, 1+len(part))
+		args = append(args, int64(shard))
+		for i := range part {
+			args = append(args, part[i][:])
+		}
+		rows, err := collect(s.reads.QueryContext(ctx, `SELECT `+rowColumns+` FROM message
+			WHERE shard = ? AND id IN (?`+strings.Repeat(", ?", len(part)-1)+`)`, args...))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+	}
+	return all, nil
+}
+
+// Waiting implements store.Shards.
+func (s *Store) Waiting(ctx context.Context, q store.Waiting) ([]store.Row, error) {
+	after, before := bound(q.After), bound(q.Before)
+	if before == 0 {
+		before = bound(^uint64(0))
+	}
+	return collect(s.read.waiting.QueryContext(ctx, int64(q.Shard), q.Recipient, after, before, q.Limit))
+}
+
+// bound returns v as it is compared with ord, which is below 2^63.
+func bound(v uint64) int64 { return int64(min(v, 1<<63-1)) }
+
+// Due implements store.Shards.
+func (s *Store) Due(ctx context.Context, shard uint16, now time.Time, limit int) ([]store.Row, error) {
+	// Both queries in one snapshot, so that none falls between them.
+	tx, err := s.reads.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer tx.Rollback()
+	scheduled, err := collect(tx.StmtContext(ctx, s.read.scheduled).QueryContext(ctx, int64(shard), now.UnixMicro(), limit))
+	if err != nil {
+		return nil, err
+	}
+	expiring, err := collect(tx.StmtContext(ctx, s.read.expiring).QueryContext(ctx, int64(shard), now.UnixMicro(), limit))
+	if err != nil {
+		return nil, err
+	}
+	return store.MergeDue(scheduled, expiring, limit), nil
+}
+
+// Messages implements store.Reader.
+func (s *Store) Messages(ctx context.Context, q store.Query) (store.Page, error) {
+	if err := q.Check(); err != nil {
+		return store.Page{}, err
+	}
+	var where strings.Builder
+	var args []any
+	and := func(condition string, values ...any) {
+		where.WriteString(" AND ")
+		where.WriteString(condition)
+		args = append(args, values...)
+	}
+	// The index is named, so that the plan does not depend on what the planner believes.
+	index := "message_client"
+	switch {
+	case q.To != "":
+		index = "message_recipient"
+		and("recipient_key = ? AND recipient = ?", recipientKey(q.Client, q.To), q.To)
+	case q.Status != 0 && q.Status != esh3ar.StatusDelivered:
+		index = "message_status"
+		and("status <> 5 AND client_key = ?", clientKey(q.Client))
+	default:
+		and("client_key = ?", clientKey(q.Client))
+	}
+	if q.Status != 0 {
+		and("status = ?", int64(q.Status))
+	}
+	if !q.From.IsZero() {
+		and("accepted_at >= ?", ceilMicros(q.From))
+	}
+	if !q.Until.IsZero() {
+		and("accepted_at < ?", ceilMicros(q.Until))
+	}
+	if q.Cursor != "" {
+		c, err := store.ParseCursor(q.Cursor)
+		if err != nil {
+			return store.Page{}, err
+		}
+		at := c.AcceptedAt.UnixMicro()
+		and("accepted_at <= ? AND (accepted_at < ? OR id < ?)", at, at, c.ID[:])
+	}
+	query := `SELECT ` + rowColumns + ` FROM message INDEXED BY ` + index + ` WHERE client = ?` + where.String() +
+		` ORDER BY accepted_at DESC, id DESC LIMIT ?`
+	args = append(append([]any{q.Client}, args...), q.Limit+1)
+	rows, err := collect(s.reads.QueryContext(ctx, query, args...))
+	if err != nil {
+		return store.Page{}, err
+	}
+	return store.NewPage(rows, q.Limit), nil
+}
+
+// ceilMicros rounds up: a stored time, which was cut to the microsecond, is at or after t exactly
+// when it is at or after the result.
+func ceilMicros(t time.Time) int64 {
+	return t.Add(time.Microsecond - 1).UnixMicro()
+}
+
+// Idempotent implements store.Reader.
+func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remembered, error) {
+	var r store.Remembered
+	var id, digest []byte
+	var at int64
+	err := s.read.key.QueryRowContext(ctx, client, key).Scan(&id, &digest, &r.To, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, store.ErrNotFound
+	}
+	if err != nil {
+		return r, classify(err)
+	}
+	copy(r.ID[:], id)
+	copy(r.Digest[:], digest)
+	r.AcceptedAt = time.UnixMicro(at).UTC()
+	return r, nil
+}
+
+// Events implements store.Reader.
+func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error) {
+	rows, err := s.read.events.QueryContext(ctx, int64(shard), after)
+	if err != nil {
+		return nil, after, classify(err)
+	}
+	defer rows.Close()
+	next = after
+	for len(events) < limit && rows.Next() {
+		var number int64
+		var block sql.RawBytes
+		if err := rows.Scan(&number, &block); err != nil {
+			return nil, after, classify(err)
+		}
+		if events, err = record.AppendEvents(events, block); err != nil {
+			return nil, after, fmt.Errorf("store: events %d of shard %d: %w", number, shard, err)
+		}
+		next = number
+	}
+	if err := rows.Err(); err != nil {
+		return nil, after, classify(err)
+	}
+	return events, next, nil
+}
+
+// Rejected implements store.RejectReader.
+func (s *Store) Rejected(ctx context.Context, after int64, limit int) ([]store.Rejected, error) {
+	rows, err := s.read.rejects.QueryContext(ctx, after, limit)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	var list []store.Rejected
+	for rows.Next() {
+		var r store.Rejected
+		var at int64
+		if err := rows.Scan(&r.Number, &r.Shard, &r.Tier, &r.Ord, &at, &r.Reason, &r.Detail, &r.Record); err != nil {
+			return nil, classify(err)
+		}
+		r.At = time.UnixMicro(at).UTC()
+		list = append(list, r)
+	}
+	return list, classify(rows.Err())
+}
+
+// collect reads all rows of a query for rowColumns.
+func collect(rows *sql.Rows, err error) ([]store.Row, error) {
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	var list []store.Row
+	for rows.Next() {
+		var payload, state sql.RawBytes
+		var final bool
+		r := store.Row{Place: store.InQueue}
+		if err := rows.Scan(&payload, &state, &r.Ord, &final); err != nil {
+			return nil, classify(err)
+		}
+		if err := record.DecodeMessage(payload, &r.Message); err != nil {
+			return nil, fmt.Errorf("store: stored message: %w", err)
+		}
+		if r.State, err = record.DecodeState(state); err != nil {
+			return nil, fmt.Errorf("store: state of message %s: %w", r.Message.ID, err)
+		}
+		if final {
+			r.Place = store.InHistory
+		}
+		list = append(list, r)
+	}
+	return list, classify(rows.Err())
+}

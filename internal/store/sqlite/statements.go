@@ -1,0 +1,81 @@
+package sqlite
+
+// statements are the writer's.
+type statements struct {
+	owner     *stmt // of a shard: epoch and event number
+	positions *stmt
+	claim     *stmt
+
+	upsert *stmt
+	update *stmt
+
+	key    *stmt
+	event  *stmt
+	reject *stmt
+
+	client *stmt
+	apiKey *stmt
+
+	pruneMessages, pruneEvents, pruneKeys, pruneRejects *stmt
+}
+
+func (s *statements) prepare(c *conn) (err error) {
+	for _, p := range []struct {
+		stmt  **stmt
+		query string
+	}{
+		{&s.owner, `SELECT epoch, event FROM shard WHERE shard = ?`},
+		{&s.positions, `UPDATE shard SET
+			position_gold = max(position_gold, ?),
+			position_silver = max(position_silver, ?),
+			position_bronze = max(position_bronze, ?),
+			event = ?
+			WHERE shard = ? AND epoch = ?`},
+		{&s.claim, `INSERT INTO shard (shard, epoch) VALUES (?, 1)
+			ON CONFLICT (shard) DO UPDATE SET epoch = epoch + 1
+			RETURNING epoch, position_gold, position_silver, position_bronze`},
+
+		// Everything that may change in the course of a message's life is overwritten, and only over
+		// a lower status_seq.
+		{&s.upsert, `INSERT INTO message
+			(id, client, recipient, client_key, recipient_key, shard, ord, status, status_seq,
+			 accepted_at, not_before, expires_at, final_at, payload, state)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO UPDATE SET
+			ord = excluded.ord, status = excluded.status, status_seq = excluded.status_seq,
+			not_before = excluded.not_before, state = excluded.state,
+			final_at = CASE WHEN excluded.final_at IS NULL THEN NULL
+			           ELSE coalesce(message.final_at, excluded.final_at) END
+			WHERE message.status_seq < excluded.status_seq`},
+		{&s.update, `UPDATE message SET
+			ord = ?2, status = ?3, status_seq = ?4, not_before = ?5, state = ?6,
+			final_at = CASE WHEN ?7 IS NULL THEN NULL ELSE coalesce(final_at, ?7) END
+			WHERE id = ?1 AND status_seq < ?4`},
+
+		{&s.key, `INSERT INTO idempotency (client, key, id, digest, recipient, accepted_at)
+			VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (client, key) DO NOTHING`},
+		{&s.event, `INSERT INTO event (shard, number, at, block) VALUES (?, ?, ?, ?)`},
+		{&s.reject, `INSERT INTO reject (shard, tier, ord, at, reason, detail, record)
+			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS
+			(SELECT 1 FROM reject WHERE shard = ?1 AND tier = ?2 AND ord = ?3 AND record = ?7)`},
+
+		{&s.client, `INSERT INTO client (id, name, tier, mint_tokens, created_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO UPDATE SET name = excluded.name, tier = excluded.tier,
+			mint_tokens = excluded.mint_tokens, created_at = excluded.created_at`},
+		{&s.apiKey, `INSERT INTO api_key (hash, client, hint, created_at, revoked_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (hash) DO UPDATE SET client = excluded.client, hint = excluded.hint,
+			created_at = excluded.created_at, revoked_at = excluded.revoked_at`},
+
+		{&s.pruneMessages, `DELETE FROM message WHERE seq IN
+			(SELECT seq FROM message INDEXED BY message_final WHERE final_at < ? ORDER BY final_at LIMIT ?)`},
+		// These tables are in the order of time, near enough: only their oldest rows are looked at.
+		{&s.pruneEvents, `DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?2) AND at < ?1`},
+		{&s.pruneKeys, `DELETE FROM idempotency WHERE seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT ?2) AND accepted_at < ?1`},
+		{&s.pruneRejects, `DELETE FROM reject WHERE seq IN (SELECT seq FROM reject ORDER BY seq LIMIT ?2) AND at < ?1`},
+	} {
+		if *p.stmt, err = c.prepare(p.query); err != nil {
+			return err
+		}
+	}
+	return nil
+}

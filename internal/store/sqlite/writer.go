@@ -1,0 +1,200 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+
+	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// maxGroup bounds the rows of one transaction over several callers, and with it how long a caller
+// waits for the work of others.
+const maxGroup = 4096
+
+var errClosed = errors.New("store: closed")
+
+// writer owns the writing connection. Callers hand it jobs; each waits in do until a transaction with
+// its job is on disk. There is no queue: a job that the writer has not taken yet is its caller's, so
+// that at most one job a caller is under way.
+type writer struct {
+	c      *conn
+	atStep func(store.Step) error
+
+	tx    driver.Tx // of the transaction under way
+	stmts statements
+
+	jobs    chan *job
+	quit    chan struct{}
+	closing sync.Once
+	done    chan struct{} // closed when the writer's goroutine has ended
+}
+
+// job is one caller's part of a transaction.
+type job struct {
+	ctx  context.Context
+	rows int // about how many it writes
+	run  func(*writer) error
+	err  error
+	done chan struct{} // closed when err is final
+}
+
+func newWriter(ctx context.Context, path string, opts Options) (*writer, error) {
+	c, err := connect(ctx, path,
+		"synchronous(FULL)",
+		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
+		fmt.Sprintf("cache_size(%d)", -opts.CacheBytes>>10),
+		"wal_autocheckpoint(8192)",
+	)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{
+		c:      c,
+		atStep: opts.AtStep,
+		jobs:   make(chan *job),
+		quit:   make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	if err := w.stmts.prepare(c); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	go w.loop()
+	return w, nil
+}
+
+// close ends the goroutine after the transaction under way and closes the connection.
+func (w *writer) close() error {
+	var err error
+	w.closing.Do(func() {
+		close(w.quit)
+		<-w.done
+		err = w.c.close()
+	})
+	return err
+}
+
+// do runs a job in a transaction and returns when that is on disk. When ctx ends before the writer
+// took the job nothing is written; afterwards the outcome is waited for, since the job's data belong
+// to the caller again when do returns.
+func (w *writer) do(ctx context.Context, rows int, run func(*writer) error) error {
+	j := &job{ctx: ctx, rows: rows, run: run, done: make(chan struct{})}
+	select {
+	case w.jobs <- j:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.quit:
+		return errClosed
+	}
+	<-j.done
+	return j.err
+}
+
+func (w *writer) loop() {
+	defer close(w.done)
+	for {
+		select {
+		case <-w.quit:
+			return
+		case j := <-w.jobs:
+			w.write(w.gather(j))
+		}
+	}
+}
+
+// gather returns the job and those that are waiting beside it, up to maxGroup rows.
+func (w *writer) gather(first *job) []*job {
+	group := []*job{first}
+	for rows := first.rows; rows < maxGroup; {
+		select {
+		case j := <-w.jobs:
+			group = append(group, j)
+			rows += j.rows
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// write runs the group in one transaction and answers its callers.
+//
+// A job that fails before it has written anything, such as one of a former owner, leaves the others
+// unharmed. If one fails later, each runs again in a transaction of its own, so that it fails alone.
+func (w *writer) write(group []*job) {
+	if !w.together(group) {
+		for _, j := range group {
+			w.together([]*job{j})
+		}
+	}
+	for _, j := range group {
+		close(j.done)
+	}
+}
+
+// together runs the jobs in one transaction and sets their errors. It reports false, with everything
+// rolled back, when one of several jobs failed in its writes.
+func (w *writer) together(group []*job) bool {
+	fail := func(err error) {
+		for _, j := range group {
+			j.err = err
+		}
+	}
+	if err := w.step(store.StepBegin); err != nil {
+		fail(err)
+		return true
+	}
+	var err error
+	if w.tx, err = w.c.begin(); err != nil {
+		fail(classify(err))
+		return true
+	}
+	for _, j := range group {
+		if j.err = j.ctx.Err(); j.err != nil {
+			continue
+		}
+		before := w.c.writes
+		if j.err = j.run(w); j.err == nil || w.c.writes == before {
+			continue
+		}
+		if err := w.undo(); err != nil {
+			fail(err)
+			return true
+		}
+		return len(group) == 1
+	}
+	if err := w.step(store.StepCommit); err != nil {
+		fail(errors.Join(err, w.undo()))
+		return true
+	}
+	if err := w.tx.Commit(); err != nil { // the driver has rolled back
+		fail(classify(err))
+		return true
+	}
+	if err := w.step(store.StepCommitted); err != nil {
+		fail(err)
+	}
+	return true
+}
+
+// undo rolls the transaction back. SQLite may have done so itself, after a full disk for instance, and
+// then says with SQLITE_ERROR that there is none.
+func (w *writer) undo() error {
+	err := w.tx.Rollback()
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code() == lib.SQLITE_ERROR {
+		return nil
+	}
+	return classify(err)
+}
+
+func (w *writer) step(s store.Step) error {
+	if w.atStep == nil {
+		return nil
+	}
+	return w.atStep(s)
+}
