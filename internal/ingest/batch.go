@@ -1,0 +1,515 @@
+package ingest
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/record"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// slabSize is how much memory a batch request takes at one time for the records it collects.
+const slabSize = 256 << 10
+
+// slab is memory for records.
+type slab [slabSize]byte
+
+// batch is what one POST /v1/messages/batch works with. It is used again and again.
+//
+// The body is read through a window and leaves only encoded records behind. Nothing is appended
+// before the whole body was read, so that a body that turns out to be malformed has accepted nothing.
+type batch struct {
+	decoder
+	message esh3ar.Message
+	window  window
+	results []result
+	items   []journal.Item
+	indexes []int          // of the results that the items belong to
+	keys    map[string]int // idempotency key → index of the result that used it first
+	slabs   []*slab
+	free    []byte // of the last slab
+}
+
+// result is the answer to one message of a batch.
+type result struct {
+	err    error // nil if the message is accepted
+	id     esh3ar.ID
+	to     string
+	at     time.Time
+	key    string
+	digest [32]byte
+	// sameAs is the index, plus one, of the result of an earlier message of the batch that this one
+	// repeats; 0 if it repeats none.
+	sameAs int
+}
+
+func newBatch() *batch {
+	return &batch{window: window{buf: make([]byte, windowSize)}, keys: make(map[string]int)}
+}
+
+// acceptBatch serves POST /v1/messages/batch.
+func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
+	client, err := a.keys.caller(r)
+	if err != nil {
+		return err
+	}
+	if err := checkContentType(r.Header); err != nil {
+		return err
+	}
+	if len(r.Header["Idempotency-Key"]) > 0 {
+		return esh3ar.Errorf(esh3ar.KindInvalid, "idempotency_key_of_batch",
+			"a batch has no Idempotency-Key of its own; give each message an idempotency_key")
+	}
+	if r.ContentLength > esh3ar.MaxBatchBytes {
+		return tooLarge(esh3ar.MaxBatchBytes)
+	}
+	b := a.batches.Get().(*batch)
+	defer a.recycle(b)
+	if err := a.readBatch(r, client, b); err != nil {
+		return err
+	}
+	a.metrics.batch.Observe(float64(len(b.results)))
+
+	before := time.Now()
+	a.journal.AppendAll(context.WithoutCancel(r.Context()), b.items)
+	a.metrics.append.Observe(time.Since(before).Seconds())
+	a.settle(r.Context(), client, b)
+	a.answerBatch(w, b)
+	return nil
+}
+
+// readBatch reads the body and prepares a result for each message and an item for each that is to be
+// appended. An error means that the body as a whole is refused.
+func (a *API) readBatch(r *http.Request, client *esh3ar.Client, b *batch) error {
+	b.window.reset(r.Body)
+	if err := b.window.openMessages(); err != nil {
+		return err
+	}
+	trace := traceParent(r.Header)
+	for {
+		text, err := b.window.element(len(b.results))
+		switch {
+		case err != nil:
+			return err
+		case text == nil && !b.window.oversize:
+			return b.window.closeMessages(len(b.results))
+		case len(b.results) == esh3ar.MaxBatch:
+			return esh3ar.Errorf(esh3ar.KindTooLarge, "batch_too_long", "a batch has at most %d messages", esh3ar.MaxBatch)
+		}
+		var res result
+		if b.window.oversize {
+			res.err = esh3ar.Errorf(esh3ar.KindTooLarge, "message_too_large", "a message has at most %d bytes", esh3ar.MaxMessageBytes)
+		} else if res, err = a.prepare(r.Context(), client, b, text, trace); err != nil {
+			return err
+		}
+		b.results = append(b.results, res)
+	}
+}
+
+// prepare reads one message of a batch. If it is fit to be accepted it becomes an item. The error
+// refuses the whole batch: it is no JSON, or there is no memory.
+func (a *API) prepare(ctx context.Context, client *esh3ar.Client, b *batch, text []byte, trace string) (result, error) {
+	now := a.stamp()
+	if err := b.read(text, now, true); err != nil {
+		if syntax := b.scanner.err; syntax != nil && syntax.Code == malformedCode {
+			return result{}, inMessage(len(b.results), syntax)
+		}
+		return result{err: err}, nil
+	}
+	m := &b.message
+	shard, first, err := a.identify(ctx, client, &b.decoder, m, now)
+	if err != nil {
+		return result{err: err}, nil
+	}
+	if first.ID != (esh3ar.ID{}) {
+		a.metrics.repeated.Inc()
+		return result{id: first.ID, to: first.To, at: first.AcceptedAt}, nil
+	}
+	// The strings of m are parts of the message's whole text, which is to be let go.
+	res := result{id: m.ID, to: strings.Clone(m.To), at: m.AcceptedAt, key: strings.Clone(m.Key), digest: m.Digest}
+	if res.key != "" {
+		if i, ok := b.keys[res.key]; ok {
+			if b.results[i].digest != res.digest {
+				return result{err: esh3ar.Errorf(esh3ar.KindMismatch, "idempotency_key_reused",
+					"message %d of the batch is another one with the same idempotency_key", i)}, nil
+			}
+			return result{sameAs: i + 1}, nil
+		}
+		b.keys[res.key] = len(b.results)
+	}
+	m.TraceParent = trace
+	rec, err := a.encode(b, m, len(text))
+	if err != nil {
+		return result{}, err
+	}
+	b.items = append(b.items, journal.Item{Partition: journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, Record: rec})
+	b.indexes = append(b.indexes, len(b.results))
+	return res, nil
+}
+
+// encode returns the record of m, in the memory of a slab. Size is that of the message's JSON. The
+// error is of KindUnavailable: all batches together hold as much as they may.
+func (a *API) encode(b *batch, m *esh3ar.Message, size int) ([]byte, error) {
+	// A record is little longer than the JSON; where this estimate falls short, append moves it to
+	// memory of its own.
+	if len(b.free) < size+1024 {
+		if a.batchBytes.Add(slabSize) > a.batchMemory {
+			a.batchBytes.Add(-slabSize)
+			return nil, esh3ar.Errorf(esh3ar.KindUnavailable, "overloaded", "too many batches arrive at one time; try again").After(time.Second)
+		}
+		s := a.slabs.Get().(*slab)
+		b.slabs = append(b.slabs, s)
+		b.free = s[:]
+	}
+	rec := record.AppendMessage(b.free[:0], m)
+	if len(rec) <= len(b.free) {
+		b.free = b.free[len(rec):]
+	}
+	return rec[:len(rec):len(rec)], nil
+}
+
+// settle brings what became of the items into the results.
+func (a *API) settle(ctx context.Context, client *esh3ar.Client, b *batch) {
+	accepted := 0
+	for i := range b.items {
+		res := &b.results[b.indexes[i]]
+		if err := b.items[i].Err; err != nil {
+			res.err = appendError(err)
+			continue
+		}
+		accepted++
+		if res.key != "" {
+			a.recent.put(hashKey(client.ID, res.key), store.Remembered{ID: res.id, Digest: res.digest, To: res.to, AcceptedAt: res.at})
+		}
+	}
+	a.metrics.accepted[client.Tier].Add(float64(accepted))
+	for i := range b.results {
+		res := &b.results[i]
+		if res.sameAs > 0 {
+			a.metrics.repeated.Inc()
+			*res = b.results[res.sameAs-1]
+		}
+		if res.err != nil {
+			p := problemOf(res.err)
+			a.metrics.refused.WithLabelValues(p.code).Inc()
+			if p.status >= http.StatusInternalServerError {
+				a.logFailure(ctx, "POST /v1/messages/batch", p.code, res.err)
+			}
+		}
+	}
+}
+
+// answerBatch writes one result a message: 202 if all are accepted, 207 otherwise.
+func (a *API) answerBatch(w http.ResponseWriter, b *batch) {
+	out := append(make([]byte, 0, 256*(len(b.results)+1)), `{"results":[`...)
+	status := http.StatusAccepted
+	var wait time.Duration
+	for i := range b.results {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		res := &b.results[i]
+		if res.err == nil {
+			out = append(out, `{"status":202,`...)
+			out = append(appendReceipt(out, res.id, res.to, res.at), '}')
+			continue
+		}
+		status = http.StatusMultiStatus
+		p := problemOf(res.err)
+		wait = max(wait, p.retryAfter)
+		out = strconv.AppendInt(append(out, `{"status":`...), int64(p.status), 10)
+		out = append(appendProblem(append(out, `,"problem":`...), &p), '}')
+	}
+	if wait > 0 {
+		w.Header().Set("Retry-After", retrySeconds(wait))
+	}
+	a.answer(w, status, append(out, "]}\n"...))
+}
+
+// recycle gives back what a batch request held.
+func (a *API) recycle(b *batch) {
+	for _, s := range b.slabs {
+		a.slabs.Put(s)
+	}
+	a.batchBytes.Add(-slabSize * int64(len(b.slabs)))
+	clear(b.slabs)
+	clear(b.results)
+	clear(b.items)
+	clear(b.keys)
+	b.slabs, b.results, b.items, b.indexes = b.slabs[:0], b.results[:0], b.items[:0], b.indexes[:0]
+	b.free = nil
+	b.window.reset(nil)
+	b.reset("")
+	b.draft, b.message = draft{}, esh3ar.Message{}
+	a.batches.Put(b)
+}
+
+// inMessage says in which message of the batch a fault of syntax lies.
+func inMessage(index int, err *esh3ar.Error) error {
+	e := *err
+	e.Message = "message " + strconv.Itoa(index) + ": " + e.Message
+	return &e
+}
+
+// windowSize holds any message that is not too large, and what follows it.
+const windowSize = esh3ar.MaxMessageBytes + 4<<10
+
+// window reads the body of a batch as a stream and cuts the messages out of it. Only as much of the
+// body is in memory as its buffer holds.
+type window struct {
+	body     io.Reader
+	buf      []byte
+	pos, end int // what is unread of buf
+	total    int // bytes read from body
+	// oversize says that the last element was too large and was skipped.
+	oversize bool
+}
+
+func (w *window) reset(body io.Reader) {
+	*w = window{body: body, buf: w.buf}
+}
+
+// offset returns where in the body pos is.
+func (w *window) offset() int { return w.total - (w.end - w.pos) }
+
+// more reads on behind end, keeping what lies from keep on, which moves to the front; it returns
+// false at the end of the body. There must be room.
+func (w *window) more(keep int) (bool, error) {
+	if keep > 0 {
+		copy(w.buf, w.buf[keep:w.end])
+		w.pos -= keep
+		w.end -= keep
+	}
+	for range 100 { // empty reads
+		n, err := w.body.Read(w.buf[w.end:])
+		w.end += n
+		w.total += n
+		switch {
+		case w.total > esh3ar.MaxBatchBytes:
+			return false, tooLarge(esh3ar.MaxBatchBytes)
+		case n > 0:
+			return true, nil
+		case err == io.EOF:
+			return false, nil
+		case err != nil:
+			return false, bodyError(err)
+		}
+	}
+	return false, bodyError(io.ErrNoProgress)
+}
+
+// peek skips white space and returns the byte after it, 0 at the end of the body.
+func (w *window) peek() (byte, error) {
+	for {
+		for w.pos < w.end {
+			switch c := w.buf[w.pos]; c {
+			case ' ', '\t', '\n', '\r':
+				w.pos++
+			default:
+				return c, nil
+			}
+		}
+		if more, err := w.more(w.pos); !more {
+			return 0, err
+		}
+	}
+}
+
+// expect passes over the given byte.
+func (w *window) expect(c byte, what string) error {
+	got, err := w.peek()
+	switch {
+	case err != nil:
+		return err
+	case got != c || w.pos == w.end:
+		return malformed(w.offset(), what)
+	}
+	w.pos++
+	return nil
+}
+
+// openMessages reads up to the first element of the array of messages.
+func (w *window) openMessages() error {
+	c, err := w.peek()
+	switch {
+	case err != nil:
+		return err
+	case w.pos == w.end:
+		return esh3ar.Errorf(esh3ar.KindInvalid, "body_empty", "the body is empty; send a JSON object with the field messages")
+	}
+	if err := w.expect('{', "an object with the field messages is missing"); err != nil {
+		return err
+	}
+	if c, err = w.peek(); err != nil {
+		return err
+	}
+	if c == '}' {
+		return messagesMissing()
+	}
+	if err := w.field(); err != nil {
+		return err
+	}
+	c, err = w.peek()
+	switch {
+	case err != nil:
+		return err
+	case c != '[' && c != 0:
+		return faults{wrongType("an array of messages", c).At("/messages")}
+	}
+	return w.expect('[', "an array of messages is missing")
+}
+
+func messagesMissing() error {
+	return faults{esh3ar.Errorf(esh3ar.KindInvalid, "messages_missing", "give the messages in the field messages, an array").At("/messages")}
+}
+
+// field reads the name of a field, which must be messages, and the colon.
+func (w *window) field() error {
+	if c, err := w.peek(); err != nil {
+		return err
+	} else if c != '"' {
+		return malformed(w.offset(), "the name of a member is missing")
+	}
+	start := w.offset()
+	text, err := w.value()
+	if err != nil {
+		return err
+	}
+	if text == nil {
+		return malformed(start, "a name is too long")
+	}
+	var s scanner
+	s.reset(string(text))
+	name, ok := s.str()
+	switch {
+	case !ok:
+		return s.err
+	case name != "messages":
+		return faults{esh3ar.Errorf(esh3ar.KindInvalid, "unknown_field", "a batch has the field messages alone").At(pointer("", clip(strings.ToValidUTF8(name, "\ufffd"))))}
+	}
+	return w.expect(':', "a colon is missing")
+}
+
+// element returns the text of the next message, which is valid until the next call. N is how many
+// there were before. It returns nil behind the last one, and for one that is too large.
+func (w *window) element(n int) ([]byte, error) {
+	w.oversize = false
+	c, err := w.peek()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c == ']':
+		w.pos++
+		return nil, nil
+	case n > 0:
+		if err := w.expect(',', "a comma or a closing bracket is missing"); err != nil {
+			return nil, err
+		}
+		if _, err = w.peek(); err != nil {
+			return nil, err
+		}
+	}
+	text, err := w.value()
+	w.oversize = err == nil && text == nil
+	return text, err
+}
+
+// value returns the text of the value that begins at pos, or nil if it is larger than a message may
+// be; it is skipped then. It looks at brackets and strings alone: who decodes the text finds what is
+// wrong in it.
+func (w *window) value() ([]byte, error) {
+	start, tooLarge := w.pos, false
+	depth, quoted, escaped := 0, false, false
+	for {
+		for ; w.pos < w.end; w.pos++ {
+			c := w.buf[w.pos]
+			last := false // c is the value's last byte
+			switch {
+			case escaped:
+				escaped = false
+			case quoted:
+				escaped = c == '\\'
+				quoted = c != '"'
+				last = c == '"' && depth == 0
+			case c == '"':
+				quoted = true
+			case c == '{' || c == '[':
+				depth++
+			case c == '}' || c == ']':
+				if depth == 0 { // of what encloses the value
+					return w.cut(start, tooLarge)
+				}
+				depth--
+				last = depth == 0
+			case depth == 0 && (c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+				return w.cut(start, tooLarge)
+			}
+			if last {
+				w.pos++
+				return w.cut(start, tooLarge)
+			}
+		}
+		if w.pos-start > esh3ar.MaxMessageBytes {
+			tooLarge = true
+		}
+		if tooLarge {
+			start = w.pos
+		}
+		more, err := w.more(start)
+		start = 0
+		switch {
+		case err != nil:
+			return nil, err
+		case !more:
+			return nil, malformed(w.offset(), "the text ends too early")
+		}
+	}
+}
+
+// cut returns what lies between start and pos, and nil if it is too large.
+func (w *window) cut(start int, large bool) ([]byte, error) {
+	text := w.buf[start:w.pos]
+	switch {
+	case large || len(text) > esh3ar.MaxMessageBytes:
+		return nil, nil
+	case len(text) == 0:
+		return nil, malformed(w.offset(), "a value is missing")
+	}
+	return text, nil
+}
+
+// closeMessages reads what follows the array, which must be the end of the object and of the body. N
+// is how many messages there were.
+func (w *window) closeMessages(n int) error {
+	c, err := w.peek()
+	switch {
+	case err != nil:
+		return err
+	case c == ',':
+		w.pos++
+		if err := w.field(); err != nil {
+			return err
+		}
+		return faults{esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_field", "the field is given twice").At("/messages")}
+	}
+	if err := w.expect('}', "a closing brace is missing"); err != nil {
+		return err
+	}
+	if _, err := w.peek(); err != nil {
+		return err
+	}
+	if w.pos < w.end {
+		return malformed(w.offset(), "there is more after the end of the value")
+	}
+	if n == 0 {
+		return faults{esh3ar.Errorf(esh3ar.KindInvalid, "batch_empty", "a batch has at least one message").At("/messages")}
+	}
+	return nil
+}

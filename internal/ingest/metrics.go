@@ -1,0 +1,69 @@
+package ingest
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/esh3artech/esh3ar"
+)
+
+// metrics are the API's, with the labels of the hot path resolved.
+type metrics struct {
+	accepted [esh3ar.Tiers]prometheus.Counter
+	repeated prometheus.Counter
+	// lookupFailed counts messages that were accepted although their key could not be looked up.
+	lookupFailed prometheus.Counter
+	refused      *prometheus.CounterVec // by code
+	request      prometheus.Histogram   // of POST /v1/messages, answered 202
+	append       prometheus.Histogram
+	batch        prometheus.Histogram // messages
+}
+
+// newMetrics registers the metrics with r, which may be nil.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	seconds := []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
+	accepted := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "esh3ar_messages_accepted_total",
+		Help: "Messages made durable and answered with 202, by service level.",
+	}, []string{"tier"})
+	m := &metrics{
+		repeated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "esh3ar_messages_repeated_total",
+			Help: "Messages that repeated an idempotency key and got the first answer again.",
+		}),
+		lookupFailed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "esh3ar_idempotency_lookup_failures_total",
+			Help: "Messages accepted although their idempotency key could not be looked up.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "esh3ar_requests_refused_total",
+			Help: "Requests, and messages of batches, that were answered with a problem, by its code.",
+		}, []string{"code"}),
+		request: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "esh3ar_accept_seconds",
+			Help:    "Time from the header of a POST /v1/messages to its 202.",
+			Buckets: seconds,
+		}),
+		append: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "esh3ar_accept_append_seconds",
+			Help:    "Time that accepting waited for the journal.",
+			Buckets: seconds,
+		}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "esh3ar_batch_messages",
+			Help:    "Messages of a batch request.",
+			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000},
+		}),
+	}
+	for t := range m.accepted {
+		m.accepted[t] = accepted.WithLabelValues(esh3ar.Tier(t).String())
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{accepted, m.repeated, m.lookupFailed, m.refused, m.request, m.append, m.batch} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}

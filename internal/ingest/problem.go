@@ -1,0 +1,221 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// kindHTTP is how a kind of error is told over HTTP. This is the one place that says it.
+type kindHTTP struct {
+	status int
+	title  string
+	// permanent: the same request will fail again.
+	permanent bool
+}
+
+func httpOf(k esh3ar.Kind) kindHTTP {
+	switch k {
+	case esh3ar.KindInvalid:
+		return kindHTTP{http.StatusBadRequest, "The request is invalid", true}
+	case esh3ar.KindUnauthorized:
+		return kindHTTP{http.StatusUnauthorized, "No valid API key", true}
+	case esh3ar.KindForbidden:
+		return kindHTTP{http.StatusForbidden, "Not allowed", true}
+	case esh3ar.KindNotFound:
+		return kindHTTP{http.StatusNotFound, "Not found", true}
+	case esh3ar.KindConflict:
+		return kindHTTP{http.StatusConflict, "Not possible in this state", true}
+	case esh3ar.KindMismatch:
+		return kindHTTP{http.StatusUnprocessableEntity, "Idempotency key used with another message", true}
+	case esh3ar.KindTooLarge:
+		return kindHTTP{http.StatusRequestEntityTooLarge, "Too large", true}
+	case esh3ar.KindRateLimited:
+		return kindHTTP{http.StatusTooManyRequests, "Too many requests", false}
+	case esh3ar.KindUnavailable:
+		return kindHTTP{http.StatusServiceUnavailable, "Not available now", false}
+	case esh3ar.KindOutcomeUnknown:
+		return kindHTTP{http.StatusServiceUnavailable, "Outcome unknown", false}
+	case esh3ar.KindInsufficientStorage:
+		return kindHTTP{http.StatusInsufficientStorage, "No space left", false}
+	}
+	return kindHTTP{http.StatusInternalServerError, "Internal error", false}
+}
+
+// faults is everything that is wrong with the fields of one request, never empty when it is an error.
+// A Pointer that begins with a slash is a JSON pointer into the body; any other is the name of a
+// query parameter.
+type faults []*esh3ar.Error
+
+// Error joins the messages.
+func (f faults) Error() string {
+	var b strings.Builder
+	for i, e := range f {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(e.Error())
+	}
+	return b.String()
+}
+
+// problem is an RFC 9457 problem document in the making.
+type problem struct {
+	status     int
+	title      string
+	code       string
+	detail     string
+	permanent  bool
+	retryAfter time.Duration
+	faults     faults
+	allow      string // the Allow header of a 405
+}
+
+// Error returns the detail.
+func (p *problem) Error() string { return p.detail }
+
+// problemOf returns how err is told to a caller. It never shows more of err than its safe message.
+func problemOf(err error) problem {
+	var own *problem
+	if errors.As(err, &own) {
+		return *own
+	}
+	var fs faults
+	if errors.As(err, &fs) {
+		p := newProblem(fs[0])
+		p.faults = fs
+		if len(fs) > 1 {
+			p.code = "invalid_fields"
+			p.detail = strconv.Itoa(len(fs)) + " things are wrong with the request; see errors"
+		}
+		return p
+	}
+	e := asError(err)
+	p := newProblem(e)
+	if e.Pointer != "" {
+		p.faults = faults{e}
+	}
+	return p
+}
+
+func newProblem(e *esh3ar.Error) problem {
+	h := httpOf(e.Kind)
+	return problem{
+		status:     h.status,
+		title:      h.title,
+		code:       e.Code,
+		detail:     e.Message,
+		permanent:  h.permanent && e.RetryAfter == 0,
+		retryAfter: e.RetryAfter,
+	}
+}
+
+// The problems of HTTP itself, which no kind of error stands for.
+
+func notAllowed(allow string) error {
+	return &problem{status: http.StatusMethodNotAllowed, title: "Method not allowed", code: "method_not_allowed",
+		detail: "this route takes " + allow, permanent: true, allow: allow}
+}
+
+func unsupportedMediaType() error {
+	return &problem{status: http.StatusUnsupportedMediaType, title: "Unsupported media type", code: "unsupported_media_type",
+		detail: "send JSON in UTF-8 with Content-Type: application/json", permanent: true}
+}
+
+func bodyTimeout() error {
+	return &problem{status: http.StatusRequestTimeout, title: "Request timeout", code: "body_timeout",
+		detail: "the body did not arrive in time"}
+}
+
+// asError returns the *esh3ar.Error that err is or wraps, or the one that stands for it.
+func asError(err error) *esh3ar.Error {
+	var e *esh3ar.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, store.ErrNotFound):
+		return esh3ar.Errorf(esh3ar.KindNotFound, "message_not_found", "there is no such message, or it is not yours")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return esh3ar.Errorf(esh3ar.KindUnavailable, "timeout", "the answer took too long; try again").After(time.Second).Because(err)
+	}
+	return esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong here; the failure is in the server's log").Because(err)
+}
+
+// appendError returns how a failed append is told. Only with journal.ErrUnknown may the message have
+// been accepted all the same.
+func appendError(err error) *esh3ar.Error {
+	var e *esh3ar.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, journal.ErrUnknown):
+		e = esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",
+			"the message may or may not have been accepted; repeat it with the same Idempotency-Key").After(time.Second)
+	case errors.Is(err, journal.ErrFull):
+		e = esh3ar.Errorf(esh3ar.KindInsufficientStorage, "journal_full", "there is no room to keep the message safe; try again later").After(10 * time.Second)
+	case errors.Is(err, journal.ErrOverloaded):
+		e = esh3ar.Errorf(esh3ar.KindUnavailable, "overloaded", "more messages arrive than can be written; slow down and try again").After(time.Second)
+	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, journal.ErrClosed):
+		e = esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable", "messages cannot be accepted at the moment; try again").After(time.Second)
+	default:
+		e = esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong here; the failure is in the server's log")
+	}
+	return e.Because(err)
+}
+
+// appendProblem appends p as JSON to dst.
+func appendProblem(dst []byte, p *problem) []byte {
+	dst = append(dst, `{"type":"/problems/`...)
+	for i := 0; i < len(p.code); i++ {
+		c := p.code[i]
+		if c == '_' {
+			c = '-'
+		}
+		dst = append(dst, c)
+	}
+	dst = append(dst, `","title":`...)
+	dst = appendString(dst, p.title)
+	dst = append(dst, `,"status":`...)
+	dst = strconv.AppendInt(dst, int64(p.status), 10)
+	dst = append(dst, `,"detail":`...)
+	dst = appendString(dst, p.detail)
+	dst = append(dst, `,"code":`...)
+	dst = appendString(dst, p.code)
+	dst = append(dst, `,"permanent":`...)
+	dst = strconv.AppendBool(dst, p.permanent)
+	if len(p.faults) > 0 {
+		dst = append(dst, `,"errors":[`...)
+		for i, f := range p.faults {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = append(dst, '{')
+			if f.Pointer == "" || f.Pointer[0] == '/' {
+				dst = append(dst, `"pointer":`...)
+			} else {
+				dst = append(dst, `"parameter":`...)
+			}
+			dst = appendString(dst, f.Pointer)
+			dst = append(dst, `,"code":`...)
+			dst = appendString(dst, f.Code)
+			dst = append(dst, `,"detail":`...)
+			dst = appendString(dst, f.Message)
+			dst = append(dst, '}')
+		}
+		dst = append(dst, ']')
+	}
+	return append(dst, '}')
+}
+
+// retrySeconds is the value of a Retry-After header: whole seconds, rounded up.
+func retrySeconds(d time.Duration) string {
+	return strconv.FormatInt(int64(math.Ceil(d.Seconds())), 10)
+}
