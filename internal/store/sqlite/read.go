@@ -261,3 +261,24 @@ func collect(rows *sql.Rows, err error) ([]store.Row, error) {
 	}
 	return list, classify(rows.Err())
 }
+
+// Positions implements store.Shards.
+func (s *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) {
+	rows, err := s.reads.QueryContext(ctx, `SELECT shard, position_gold, position_silver, position_bronze FROM shard`)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	all := make(map[uint16][esh3ar.Tiers]uint64)
+	for rows.Next() {
+		var (
+			shard uint16
+			p     [esh3ar.Tiers]uint64
+		)
+		if err := rows.Scan(&shard, &p[esh3ar.TierGold], &p[esh3ar.TierSilver], &p[esh3ar.TierBronze]); err != nil {
+			return nil, classify(err)
+		}
+		all[shard] = p
+	}
+	return all, classify(rows.Err())
+}
