@@ -1,0 +1,200 @@
+// Package hub is the mobile hub: the SignalR connections of this node's devices. It knows who a device
+// is, hands messages out and acknowledgements in, and says goodbye in order. What a recipient's
+// messages are is not its business: it attaches every device to the owner of its recipient.
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/signalr"
+)
+
+// Owner is who routes for recipients.
+type Owner interface {
+	// Attach ties a connected device to its recipient, named by its normalised form. Messages flow to
+	// the device from then on, perhaps before Attach returns, until the attachment is detached.
+	Attach(recipient string, d *Device) Attachment
+}
+
+// Attachment is a device's tie to its recipient. Its methods do not block for long.
+type Attachment interface {
+	// Acknowledge says that the device has these messages; the slice is given away.
+	Acknowledge(ids []esh3ar.ID)
+	// MarkRead says that the device's user read them; the slice is given away.
+	MarkRead(ids []esh3ar.ID)
+	// Detach says that the device is gone. Free says that it is not the device's fault.
+	Detach(free bool)
+}
+
+// Verifier checks device tokens.
+type Verifier interface {
+	// Verify returns whose token it is, normalised, and when it ends. The text of an *esh3ar.Error is
+	// shown to the device.
+	Verify(token string) (recipient string, expires time.Time, err error)
+}
+
+// Options configures a Hub. Server, Owner and Tokens are required.
+type Options struct {
+	Server *signalr.Server
+	Owner  Owner
+	Tokens Verifier
+
+	// AllowedOrigins are the web origins whose pages may connect; "*" allows all.
+	AllowedOrigins []string
+	// OutboxMessages and OutboxBytes bound what waits to be written to one device. A device that is
+	// slower is closed, told to reconnect, and loses nothing. Zero means the server's defaults.
+	OutboxMessages, OutboxBytes int
+
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Hub is the mobile hub: an http.Handler for its path and everything below.
+type Hub struct {
+	*signalr.Hub
+	owner    Owner
+	log      *slog.Logger
+	draining atomic.Bool
+
+	connected    prometheus.Gauge
+	connections  prometheus.Counter
+	handed       prometheus.Counter
+	acknowledged prometheus.Counter
+	refused      prometheus.Counter
+}
+
+// New returns a hub of the server.
+func New(o Options) (*Hub, error) {
+	h := &Hub{
+		owner:        o.Owner,
+		log:          o.Logger,
+		connected:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "esh3ar_devices_connected", Help: "Connected devices."}),
+		connections:  prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_connections_total", Help: "Connections of devices, from their handshake on."}),
+		handed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_sends_total", Help: "Messages queued to connections of devices, repeats included."}),
+		acknowledged: prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_acknowledgements_total", Help: "Identifiers acknowledged or marked read by devices."}),
+		refused:      prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_tokens_refused_total", Help: "Requests of devices refused for their token."}),
+	}
+	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused)
+	sh, err := o.Server.NewHub(signalr.HubOptions{
+		Authenticate: func(r *http.Request) (signalr.Identity, error) {
+			recipient, expires, err := o.Tokens.Verify(signalr.AccessToken(r))
+			if err != nil {
+				h.refused.Inc()
+				return signalr.Identity{}, &signalr.HTTPError{Status: http.StatusUnauthorized, Message: err.Error()}
+			}
+			return signalr.Identity{UserID: recipient, Expires: expires}, nil
+		},
+		OnConnected:       h.arrived,
+		OnDisconnected:    func(c *signalr.Conn, _ error) { h.left(c) },
+		OnDetached:        func(c *signalr.Conn) { deviceOf(c).detach(true) },
+		OnReattached:      func(c *signalr.Conn) { deviceOf(c).attach() },
+		AllowedOrigins:    o.AllowedOrigins,
+		OutboxMessages:    o.OutboxMessages,
+		OutboxBytes:       o.OutboxBytes,
+		StatefulReconnect: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sh.Handle("AcknowledgeMessage", signalr.Action1(func(_ context.Context, c *signalr.Conn, id string) error {
+		return h.receipt(c, []string{id}, false)
+	}))
+	sh.Handle("AcknowledgeMessages", signalr.Action1(func(_ context.Context, c *signalr.Conn, ids []string) error {
+		return h.receipt(c, ids, false)
+	}))
+	sh.Handle("MarkAsRead", signalr.Action1(func(_ context.Context, c *signalr.Conn, ids []string) error {
+		return h.receipt(c, ids, true)
+	}))
+	h.Hub = sh
+	return h, nil
+}
+
+// Drain says that connections end by the server's will from now on: what is in flight to them is
+// handed back uncharged. The server's own shutdown closes them.
+func (h *Hub) Drain() { h.draining.Store(true) }
+
+func (h *Hub) arrived(_ context.Context, c *signalr.Conn) error {
+	d := &Device{hub: h, conn: c}
+	c.SetValue(d)
+	h.connections.Inc()
+	h.connected.Inc()
+	d.attach()
+	return nil
+}
+
+func (h *Hub) left(c *signalr.Conn) {
+	h.connected.Dec()
+	deviceOf(c).detach(h.draining.Load())
+}
+
+// receipt passes the device's word on. All identifiers must be well-formed, else none counts.
+func (h *Hub) receipt(c *signalr.Conn, ids []string, read bool) error {
+	parsed := make([]esh3ar.ID, len(ids))
+	for i, s := range ids {
+		id, err := esh3ar.ParseID(s)
+		if err != nil {
+			return &signalr.HubError{Message: err.Error()}
+		}
+		parsed[i] = id
+	}
+	h.acknowledged.Add(float64(len(parsed)))
+	deviceOf(c).receipt(parsed, read)
+	return nil
+}
+
+// Device is one connected device.
+type Device struct {
+	hub  *Hub
+	conn *signalr.Conn
+
+	mu       sync.Mutex
+	attached Attachment // nil while detached
+}
+
+func deviceOf(c *signalr.Conn) *Device { return c.Value().(*Device) }
+
+// Send queues a frame. It never blocks; a device that cannot take it is closed and detached.
+func (d *Device) Send(f *Frame) {
+	if d.conn.Send(f.message) == nil {
+		d.hub.handed.Inc()
+	}
+}
+
+func (d *Device) attach() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.attached == nil {
+		d.attached = d.hub.owner.Attach(d.conn.UserID(), d)
+	}
+}
+
+func (d *Device) detach(free bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.attached != nil {
+		d.attached.Detach(free)
+		d.attached = nil
+	}
+}
+
+// receipt passes receipts on while the device is attached. Those that come after are not needed: what
+// was in flight is sent again.
+func (d *Device) receipt(ids []esh3ar.ID, read bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.attached == nil:
+	case read:
+		d.attached.MarkRead(ids)
+	default:
+		d.attached.Acknowledge(ids)
+	}
+}
