@@ -1,0 +1,68 @@
+# Go alone is enough for run, build, race, bench and fuzz. What test and lint need beside it, they
+# get themselves. The tools' versions are pinned here.
+
+GOLANGCI_LINT := bin/golangci-lint-v2.15.0
+GOVULNCHECK   := bin/govulncheck-v1.9.0
+GOTESTSUM     := bin/gotestsum-v1.13.0
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Run a server on 127.0.0.1:8080 with its data in ./data (flags: ARGS="…")
+	@exec bin/esh3ar serve $(ARGS)
+
+.PHONY: build
+build: ## Build bin/esh3ar
+	go build -o bin/esh3ar ./cmd/esh3ar
+
+.PHONY: test
+test: setup $(GOTESTSUM) ## Run every test, race detector on: unit, conformance, end to end, crash
+	@GOTESTSUM=$(GOTESTSUM) scripts/test ./...
+
+.PHONY: race
+race: ## Run the unit and conformance tests with the race detector, needing Go and a C compiler alone
+	go test -race -timeout 10m $$(go list ./... | grep -v /e2e)
+
+.PHONY: e2e
+e2e: setup $(GOTESTSUM) ## Run the end-to-end tests against the real program
+	@GOTESTSUM=$(GOTESTSUM) scripts/test ./e2e/...
+
+.PHONY: crash
+crash: ## Kill the real program under load, over and over, and account for every 202
+	go test -count 1 -timeout 10m -run 'TestCrash' -v ./e2e/
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulnerabilities
+	go vet ./...
+	$(GOLANGCI_LINT) run ./...
+	@GOVULNCHECK=$(GOVULNCHECK) scripts/vulncheck ./...
+
+.PHONY: bench
+bench: build ## Measure the hot pieces, then durable accepts beside a bare HTTP handler
+	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -v /e2e)
+	scripts/bench
+
+.PHONY: fuzz
+fuzz: ## Fuzz each parser for FUZZTIME (10s)
+	@scripts/fuzz $(or $(FUZZTIME),10s)
+
+.PHONY: setup
+setup: ## Get what the tests need beside Go: packages (root on Debian) and the npm modules
+	@scripts/setup
+
+.PHONY: clean
+clean: ## Remove what was built; leaves ./data alone
+	rm -rf bin dist e2e/js/node_modules
+
+$(GOLANGCI_LINT):
+	@scripts/install-tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 $@
+$(GOVULNCHECK):
+	@scripts/install-tool golang.org/x/vuln/cmd/govulncheck@v1.9.0 $@
+$(GOTESTSUM):
+	@scripts/install-tool gotest.tools/gotestsum@v1.13.0 $@
