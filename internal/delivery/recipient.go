@@ -31,93 +31,13 @@ import (
 	"github.com/esh3artech/esh3ar"
 )
 
-// Conn names a live connection of the recipient. Zero names none.
-type Conn uint64
-
-// Params are the rules of delivery, the same for all recipients of a node.
-type Params struct {
-	// Window is the largest number of messages in flight to one recipient; WindowBytes bounds their
-	// payload, but one message may always fly.
-	Window      int
-	WindowBytes int
-	// Hold is the largest number of arrivals held in memory for one recipient while earlier messages
-	// go first. Beyond it they are parked in the store.
-	Hold int
-	// Settle is how long a change may be known to memory alone before it is saved.
-	Settle time.Duration
-	// AckTimeout is how long a device may take to acknowledge.
-	AckTimeout time.Duration
-	// MaxAttempts is the number of failed attempts after which a message is undelivered.
-	MaxAttempts int
-	Backoff     Backoff
-}
-
-// Item is one message in memory. It belongs to one Recipient, which alone changes it.
-type Item struct {
-	Message *esh3ar.Message
-	State   esh3ar.State
-	// Ord is the message's place in its shard's order. Arrivals of one recipient have growing Ords.
-	Ord uint64
-	// Saved says that the store has, or has been asked for, a row of this message. The driver's
-	// effects are carried out in order, so a later effect may rely on it.
-	Saved bool
-	// Unsaved is the index in State.Timeline of the first transition that no effect has handed out.
-	Unsaved int
-	// Origin is the driver's: where the message came from. The core does not look at it.
-	Origin any
-
-	deadline time.Time // in flight: when the attempt has failed
-}
-
-func (it *Item) size() int {
-	return len(it.Message.Content) + len(it.Message.Data) + 256
-}
-
-// Action says what an Effect asks the driver to do.
-type Action uint8
-
-const (
-	// Send: give Item to connection Conn, or to every attached connection when Conn is 0.
-	Send Action = iota + 1
-	// Save: store Item's state; it stays in memory.
-	Save
-	// Park: store Item's state; it has left memory. The driver reports the commit with Parked.
-	Park
-	// Done: store Item's final state; it has left memory.
-	Done
-	// Read: fetch waiting rows with After < Ord < Before (0: no bound), at most Limit, and bring
-	// them with Page and the same Ticket.
-	Read
-	// Late: the device acknowledged (or read) a message that is not in memory; settle it in the store.
-	Late
-)
-
-// Effect is one thing for the driver to do. Effects are carried out in order.
-type Effect struct {
-	Action Action
-	Item   *Item // Send, Save, Park, Done
-	// State is Item's state at the time of the effect; NewFrom the index of its first transition
-	// that no earlier effect handed out; Fresh says that no earlier effect stored the message.
-	State   esh3ar.State
-	NewFrom int
-	Fresh   bool
-
-	Conn Conn // Send
-
-	Ticket        uint64 // Read
-	After, Before uint64
-	Limit         int
-
-	ID   esh3ar.ID // Late
-	Read bool      // Late: a read receipt rather than an acknowledgement
-}
-
 // Recipient is the state of one recipient's deliveries. It is not safe for concurrent use: the driver
 // runs one event at a time. Every event method appends its effects to out and returns it.
 type Recipient struct {
 	params *Params
 	conns  []Conn
 	lanes  []*lane // few: one for each client with messages in memory
+	spare  *lane   // an empty one, to be used again
 
 	flying      int // messages in flight over all lanes
 	flyingBytes int
@@ -131,26 +51,22 @@ type Recipient struct {
 	clear bool
 	// cursor is the highest Ord that was read from the store, or that memory made superfluous to read.
 	cursor uint64
-	// ticket numbers the reads; reading says that the last one is still out. dirty says that
-	// something was parked since it was asked for, or was still uncommitted then.
+	// ticket numbers the reads; reading says that the last one is still out. void says that its answer
+	// will not be used, because it may show a row as it was before memory changed it. dirty says that
+	// something was parked since it was asked for, or was uncommitted then: that it finds nothing
+	// would then mean nothing.
 	ticket  uint64
 	reading bool
+	void    bool
 	dirty   bool
-	// again says that a read found nothing while parks were uncommitted: read once more after them.
-	again bool
-	parks int // parked messages whose commit has not been reported
+	// reports counts the effects with Report, commits those of them that were reported. lastPark is
+	// reports as of the last Park.
+	reports, commits, lastPark uint64
+	// gate is the number of commits that must be known before the next read, so that it sees them.
+	gate uint64
 
 	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
 	flushAt time.Time
-}
-
-// lane keeps one client's messages to the recipient in order.
-type lane struct {
-	client string
-	flight []*Item // sent and not acknowledged, in order; deadlines grow
-	queue  []*Item // to be sent next, in order; all Ords above those of flight
-	// resume is the end of the backoff, zero when there is none.
-	resume time.Time
 }
 
 // NewRecipient returns a recipient without connections, of whose messages in the store nothing is
@@ -158,9 +74,9 @@ type lane struct {
 func NewRecipient(p *Params) *Recipient { return &Recipient{params: p} }
 
 // Idle reports whether the recipient can be forgotten: nobody is connected, nothing is in memory and
-// nothing is on its way to the store.
+// nothing is on its way to the store or from it.
 func (r *Recipient) Idle() bool {
-	return len(r.conns) == 0 && len(r.lanes) == 0 && len(r.tail) == 0 && r.parks == 0
+	return len(r.conns) == 0 && len(r.lanes) == 0 && len(r.tail) == 0 && r.reports == r.commits && !r.reading
 }
 
 // Online reports whether any connection is attached.
@@ -176,10 +92,10 @@ func (r *Recipient) Wake() time.Time {
 		return at
 	}
 	for _, l := range r.lanes {
-		if len(l.flight) > 0 {
-			at = earlier(at, l.flight[0].deadline)
+		if l.flight.len() > 0 {
+			at = earlier(at, l.flight.first().deadline)
 		}
-		if len(l.queue) > 0 && !l.resume.IsZero() {
+		if l.queue.len() > 0 && !l.resume.IsZero() {
 			at = earlier(at, l.resume)
 		}
 	}
@@ -198,8 +114,9 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 	if !it.Message.SendAt.IsZero() && it.Message.SendAt.After(now) {
 		it.State.NotBefore = it.Message.SendAt
 		it.State.Move(esh3ar.StatusScheduled, now, esh3ar.ReasonNone)
-		// Not a park: it is not among the waiting until it is due.
-		return r.emit(Save, it, out)
+		// Not a park: it is not among the waiting until it is due, and its place in the order is nobody's
+		// concern.
+		return r.hand(Save, it, out)
 	}
 	if it.Message.Expired(now) {
 		return r.finish(it, esh3ar.StatusExpired, now, esh3ar.ReasonTTL, out)
@@ -224,9 +141,8 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 		return r.park(it, out)
 	}
 	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
-	l := r.lane(it.Message.Client)
 	r.touch(now)
-	l.queue = append(l.queue, it)
+	r.lane(it.Message.Client).queue.push(it)
 	r.waiting++
 	return r.pump(now, out)
 }
@@ -260,7 +176,7 @@ func (r *Recipient) Detach(c Conn, free bool, now time.Time, out []Effect) []Eff
 	}
 	var leaving []*Item
 	for _, l := range r.lanes {
-		for i, it := range l.flight {
+		for i, it := range l.flight.items() {
 			if charged := i == 0 && !free; charged {
 				if int(it.State.Attempts) >= r.params.MaxAttempts {
 					out = r.finish(it, esh3ar.StatusUndelivered, now, esh3ar.ReasonAttempts, out)
@@ -273,20 +189,21 @@ func (r *Recipient) Detach(c Conn, free bool, now time.Time, out []Effect) []Eff
 			}
 			leaving = append(leaving, it)
 		}
-		for _, it := range l.queue {
+		for _, it := range l.queue.items() {
 			it.State.NotBefore = time.Time{}
 			leaving = append(leaving, it)
 		}
 	}
 	leaving = append(leaving, r.tail...)
 	slices.SortFunc(leaving, byOrd)
-	r.lanes, r.tail = nil, nil
+	r.lanes, r.spare, r.tail = nil, nil, nil
 	r.flying, r.flyingBytes, r.waiting = 0, 0, 0
-	r.clear, r.reading, r.again, r.cursor = false, false, false, 0
+	r.clear, r.void, r.cursor = false, r.reading, 0
 	r.flushAt = time.Time{}
 	for _, it := range leaving {
 		out = r.park(it, out)
 	}
+	r.gate = r.reports
 	return out
 }
 
@@ -299,43 +216,65 @@ func (r *Recipient) Acknowledge(ids []esh3ar.ID, read bool, now time.Time, out [
 			out = append(out, Effect{Action: Late, ID: id, Read: read})
 			continue
 		}
-		it.State.NotBefore = time.Time{}
-		it.State.Move(esh3ar.StatusDelivered, now, esh3ar.ReasonNone)
-		if read {
-			it.State.Move(esh3ar.StatusRead, now, esh3ar.ReasonNone)
-		}
-		out = r.emit(Done, it, out)
+		out = r.shown(it, read, now, out)
 	}
 	return r.pump(now, out)
 }
 
-// Page brings the rows that a Read asked for, lowest Ord first. A page of an older ticket is ignored:
-// its rows stay in the store.
+// Settle brings the row that Late asked for. An acknowledgement counts whatever became of the message
+// meanwhile, because the device did show it.
+func (r *Recipient) Settle(it *Item, read bool, now time.Time, out []Effect) []Effect {
+	if held := r.take(it.Message.ID); held != nil {
+		it = held
+	}
+	return r.pump(now, r.shown(it, read, now, out))
+}
+
+// shown ends a message that a device has acknowledged, and that is not in memory any more.
+func (r *Recipient) shown(it *Item, read bool, now time.Time, out []Effect) []Effect {
+	why := esh3ar.ReasonNone
+	if it.State.Status.Final() {
+		why = esh3ar.ReasonLateAck
+	}
+	news := it.State.Move(esh3ar.StatusDelivered, now, why)
+	if read {
+		news = it.State.Move(esh3ar.StatusRead, now, esh3ar.ReasonNone) || news
+	}
+	if !news {
+		return out
+	}
+	it.State.NotBefore = time.Time{}
+	return r.done(it, out)
+}
+
+// Page brings the rows that a Read asked for, lowest Ord first. Every Read is answered by it or by
+// ReadFailed.
 func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effect) []Effect {
 	if ticket != r.ticket || !r.reading {
 		return out
 	}
 	r.reading = false
+	if r.void {
+		r.void = false
+		return r.pump(now, out)
+	}
 	if len(r.tail) > 0 {
 		// Arrivals held since the read was asked for may have been saved and found by it.
 		first := r.tail[0].Ord
 		items = items[:sort.Search(len(items), func(i int) bool { return items[i].Ord >= first })]
 	}
 	if len(items) == 0 {
-		switch {
-		case r.dirty && r.parks > 0:
-			r.again = true
-		case r.dirty:
-			// Committed meanwhile: pump reads again.
-		default:
-			r.clear = true
-			for _, it := range r.tail {
-				l := r.lane(it.Message.Client)
-				l.queue = append(l.queue, it)
-			}
-			r.waiting += len(r.tail)
-			r.tail = nil
+		if r.dirty {
+			// Once more, when all that is parked by now can be seen.
+			r.gate = max(r.gate, r.lastPark)
+			return r.pump(now, out)
 		}
+		r.clear = true
+		for _, it := range r.tail {
+			r.lane(it.Message.Client).queue.push(it)
+		}
+		r.waiting += len(r.tail)
+		r.tail = nil
 		return r.pump(now, out)
 	}
 	for _, it := range items {
@@ -356,8 +295,7 @@ func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effe
 			out = r.finish(it, esh3ar.StatusExpired, now, esh3ar.ReasonTTL, out)
 			continue
 		}
-		l := r.lane(it.Message.Client)
-		l.queue = append(l.queue, it)
+		r.lane(it.Message.Client).queue.push(it)
 		r.waiting++
 	}
 	return r.pump(now, out)
@@ -369,20 +307,19 @@ func (r *Recipient) ReadFailed(ticket uint64, now time.Time, out []Effect) []Eff
 	if ticket != r.ticket || !r.reading {
 		return out
 	}
-	r.reading = false
+	r.reading, r.void = false, false
 	return r.pump(now, out)
 }
 
-// Parked says that n parked messages are committed.
+// Parked says that n more of the effects with Report are committed.
 func (r *Recipient) Parked(n int, now time.Time, out []Effect) []Effect {
-	r.parks -= n
-	if r.parks == 0 {
-		r.again = false
-	}
+	r.commits += uint64(n)
 	return r.pump(now, out)
 }
 
-// Due brings a row of the store whose time has come: it expires, or it was scheduled for now.
+// Due brings a row of the store whose time has come: it expires, or it was scheduled for now. The driver
+// looks for due rows again only when the effects of the last time are committed, or a scheduled message
+// would come twice.
 func (r *Recipient) Due(it *Item, now time.Time, out []Effect) []Effect {
 	if held := r.find(it.Message.ID); held != nil {
 		if held.State.Status == esh3ar.StatusQueued && held.Message.Expired(now) {
@@ -409,9 +346,8 @@ func (r *Recipient) Due(it *Item, now time.Time, out []Effect) []Effect {
 	// Its Ord is old, so the store's cursor may be past it: it is held whatever the Hold says. The
 	// driver's scan bounds how many come at once. Scheduled messages are outside the promise of order.
 	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
-	l := r.lane(it.Message.Client)
-	r.touch(now)
-	l.queue = append(l.queue, it)
+	out = r.hand(Save, it, out)
+	r.lane(it.Message.Client).queue.push(it)
 	r.waiting++
 	return r.pump(now, out)
 }
@@ -434,7 +370,10 @@ func (r *Recipient) Tick(now time.Time, out []Effect) []Effect {
 		out = r.Flush(out)
 	}
 	for _, l := range r.lanes {
-		if len(l.flight) > 0 && !now.Before(l.flight[0].deadline) {
+		if !now.Before(l.resume) {
+			l.resume = time.Time{} // also when the window is full: it is not to be woken for again
+		}
+		if l.flight.len() > 0 && !now.Before(l.flight.first().deadline) {
 			out = r.fail(l, now, out)
 		}
 	}
@@ -443,9 +382,8 @@ func (r *Recipient) Tick(now time.Time, out []Effect) []Effect {
 
 // fail ends the attempt of the first message in flight of a lane, and with it that of all behind it.
 func (r *Recipient) fail(l *lane, now time.Time, out []Effect) []Effect {
-	failed := l.flight[0]
-	back := l.flight
-	l.flight = nil
+	back := l.flight.items()
+	failed := back[0]
 	for _, it := range back {
 		r.flying--
 		r.flyingBytes -= it.size()
@@ -471,8 +409,9 @@ func (r *Recipient) fail(l *lane, now time.Time, out []Effect) []Effect {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindRetry)
 		it.State.Attempts--
 	}
-	l.queue = append(back, l.queue...)
+	l.queue.prepend(back)
 	r.waiting += len(back)
+	l.flight.reset()
 	return out
 }
 
@@ -483,9 +422,9 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		if l == nil {
 			break
 		}
-		it := l.queue[0]
+		it := l.queue.first()
 		if it.Message.Expired(now) {
-			l.queue = l.queue[1:]
+			l.queue.remove(0)
 			r.waiting--
 			out = r.finish(it, esh3ar.StatusExpired, now, esh3ar.ReasonTTL, out)
 			continue
@@ -493,9 +432,9 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		if r.flying > 0 && (r.flying >= r.params.Window || r.flyingBytes+it.size() > r.params.WindowBytes) {
 			break
 		}
-		l.queue = l.queue[1:]
+		l.queue.remove(0)
 		l.resume = time.Time{}
-		l.flight = append(l.flight, it)
+		l.flight.push(it)
 		r.waiting--
 		r.flying++
 		r.flyingBytes += it.size()
@@ -506,11 +445,11 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		r.touch(now)
 		out = append(out, Effect{Action: Send, Item: it, State: it.State})
 	}
-	r.lanes = slices.DeleteFunc(r.lanes, func(l *lane) bool { return len(l.flight) == 0 && len(l.queue) == 0 })
-	if len(r.conns) > 0 && !r.clear && !r.reading && !r.again && r.flying+r.waiting < r.params.Window {
+	r.sweep()
+	if len(r.conns) > 0 && !r.clear && !r.reading && r.commits >= r.gate && r.flying+r.waiting < r.params.Window {
 		r.ticket++
 		r.reading = true
-		r.dirty = r.parks > 0
+		r.dirty = r.commits < r.lastPark
 		e := Effect{Action: Read, Ticket: r.ticket, After: r.cursor, Limit: r.params.Window}
 		if len(r.tail) > 0 {
 			e.Before = r.tail[0].Ord
@@ -524,10 +463,10 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 func (r *Recipient) next(now time.Time) *lane {
 	var best *lane
 	for _, l := range r.lanes {
-		if len(l.queue) == 0 || now.Before(l.resume) {
+		if l.queue.len() == 0 || now.Before(l.resume) {
 			continue
 		}
-		if best == nil || l.queue[0].Ord < best.queue[0].Ord {
+		if best == nil || l.queue.first().Ord < best.queue.first().Ord {
 			best = l
 		}
 	}
@@ -540,9 +479,29 @@ func (r *Recipient) lane(client string) *lane {
 			return l
 		}
 	}
-	l := &lane{client: client}
+	l := r.spare
+	if l == nil {
+		l = new(lane)
+	}
+	r.spare = nil
+	l.client = client
 	r.lanes = append(r.lanes, l)
 	return l
+}
+
+// sweep removes the lanes that have become empty.
+func (r *Recipient) sweep() {
+	kept := r.lanes[:0]
+	for _, l := range r.lanes {
+		if l.empty() {
+			l.resume = time.Time{}
+			r.spare = l
+			continue
+		}
+		kept = append(kept, l)
+	}
+	clear(r.lanes[len(kept):])
+	r.lanes = kept
 }
 
 // inFlight returns what is in flight over all lanes, in order.
@@ -552,7 +511,7 @@ func (r *Recipient) inFlight() []*Item {
 	}
 	all := make([]*Item, 0, r.flying)
 	for _, l := range r.lanes {
-		all = append(all, l.flight...)
+		all = append(all, l.flight.items()...)
 	}
 	slices.SortFunc(all, byOrd)
 	return all
@@ -571,42 +530,31 @@ func byOrd(a, b *Item) int {
 // take removes a message from memory and returns it, nil when it is not there.
 func (r *Recipient) take(id esh3ar.ID) *Item {
 	for _, l := range r.lanes {
-		for i, it := range l.flight {
+		for i, it := range l.flight.items() {
 			if it.Message.ID == id {
-				l.flight = remove(l.flight, i)
 				r.flying--
 				r.flyingBytes -= it.size()
-				return it
+				return l.flight.remove(i)
 			}
 		}
-		for i, it := range l.queue {
+		for i, it := range l.queue.items() {
 			if it.Message.ID == id {
-				l.queue = remove(l.queue, i)
 				r.waiting--
 				if i == 0 {
 					// What the lane waited for is settled; those behind need not.
 					l.resume = time.Time{}
 				}
-				return it
+				return l.queue.remove(i)
 			}
 		}
 	}
 	for i, it := range r.tail {
 		if it.Message.ID == id {
-			r.tail = remove(r.tail, i)
+			r.tail = slices.Delete(r.tail, i, i+1)
 			return it
 		}
 	}
 	return nil
-}
-
-// remove takes the common case, the first, without moving the rest.
-func remove(s []*Item, i int) []*Item {
-	if i == 0 {
-		s[0] = nil
-		return s[1:]
-	}
-	return slices.Delete(s, i, i+1)
 }
 
 func (r *Recipient) find(id esh3ar.ID) *Item {
@@ -618,23 +566,61 @@ func (r *Recipient) find(id esh3ar.ID) *Item {
 	return nil
 }
 
-// emit hands out the item's state. When that gives it its first row, everything earlier without one
-// goes first; a final row needs no order.
-func (r *Recipient) emit(a Action, it *Item, out []Effect) []Effect {
-	if a != Done && !it.Saved {
+// hand hands out the item's state.
+func (r *Recipient) hand(a Action, it *Item, out []Effect) []Effect {
+	report := a == Park || a == Done && it.Saved
+	if report {
+		r.reports++
+	}
+	out = append(out, Effect{
+		Action: a, Item: it, State: it.State, NewFrom: it.Unsaved, Fresh: !it.Saved, Report: report,
+	})
+	it.Saved = true
+	it.Unsaved = len(it.State.Timeline)
+	return out
+}
+
+// park gives a message back to the store. When that is its first row, everything earlier without one
+// gets its own first.
+func (r *Recipient) park(it *Item, out []Effect) []Effect {
+	if !it.Saved {
 		for e := range r.items() {
 			if !e.Saved && e.Ord < it.Ord {
 				out = r.hand(Save, e, out)
 			}
 		}
 	}
-	return r.hand(a, it, out)
+	out = r.hand(Park, it, out)
+	r.lastPark = r.reports
+	r.dirty = true
+	return out
 }
 
-func (r *Recipient) hand(a Action, it *Item, out []Effect) []Effect {
-	out = append(out, Effect{Action: a, Item: it, State: it.State, NewFrom: it.Unsaved, Fresh: !it.Saved})
-	it.Saved = true
-	it.Unsaved = len(it.State.Timeline)
+func (r *Recipient) parkTail(out []Effect) []Effect {
+	tail := r.tail
+	r.tail = nil
+	for _, it := range tail {
+		out = r.park(it, out)
+	}
+	return out
+}
+
+// finish ends a message that is not in memory any more, other than by an acknowledgement.
+func (r *Recipient) finish(it *Item, s esh3ar.Status, now time.Time, why esh3ar.Reason, out []Effect) []Effect {
+	it.State.NotBefore = time.Time{}
+	it.State.Move(s, now, why)
+	return r.done(it, out)
+}
+
+// done stores a final state. A final row needs no order, so it may be the first of its recipient.
+func (r *Recipient) done(it *Item, out []Effect) []Effect {
+	stale := it.Saved && !r.clear && it.Ord > r.cursor
+	out = r.hand(Done, it, out)
+	if stale {
+		// A read now could bring it back to life.
+		r.void = r.reading
+		r.gate = r.reports
+	}
 	return out
 }
 
@@ -649,12 +635,12 @@ func (r *Recipient) touch(now time.Time) {
 func (r *Recipient) items() iter.Seq[*Item] {
 	return func(yield func(*Item) bool) {
 		for _, l := range r.lanes {
-			for _, it := range l.flight {
+			for _, it := range l.flight.items() {
 				if !yield(it) {
 					return
 				}
 			}
-			for _, it := range l.queue {
+			for _, it := range l.queue.items() {
 				if !yield(it) {
 					return
 				}
@@ -666,25 +652,4 @@ func (r *Recipient) items() iter.Seq[*Item] {
 			}
 		}
 	}
-}
-
-func (r *Recipient) park(it *Item, out []Effect) []Effect {
-	r.parks++
-	r.dirty = true
-	return r.emit(Park, it, out)
-}
-
-func (r *Recipient) parkTail(out []Effect) []Effect {
-	tail := r.tail
-	r.tail = nil
-	for _, it := range tail {
-		out = r.park(it, out)
-	}
-	return out
-}
-
-func (r *Recipient) finish(it *Item, s esh3ar.Status, now time.Time, why esh3ar.Reason, out []Effect) []Effect {
-	it.State.NotBefore = time.Time{}
-	it.State.Move(s, now, why)
-	return r.emit(Done, it, out)
 }

@@ -54,15 +54,14 @@ type committer struct {
 type pending struct {
 	change    store.Change
 	origin    *entry     // set when the change gives the message its first row
-	recipient *recipient // set when it parks
-	parked    int
+	recipient *recipient // set when the commit is to be reported
+	parked    int        // how many of its effects asked for that
 }
 
 type lateAck struct {
 	recipient string
 	id        esh3ar.ID
 	read      bool
-	at        time.Time
 }
 
 func newCommitter(s *shard) *committer {
@@ -107,7 +106,7 @@ func (c *committer) begin(tier esh3ar.Tier, e *entry, rejects []store.Reject) {
 }
 
 // add takes the storing effects among out.
-func (c *committer) add(r *recipient, out []delivery.Effect, now time.Time) {
+func (c *committer) add(r *recipient, out []delivery.Effect) {
 	c.mu.Lock()
 	for i := range out {
 		e := &out[i]
@@ -117,7 +116,7 @@ func (c *committer) add(r *recipient, out []delivery.Effect, now time.Time) {
 				c.s.d.metrics.lateDropped.Inc()
 				continue
 			}
-			c.late = append(c.late, lateAck{recipient: r.name, id: e.ID, read: e.Read, at: now})
+			c.late = append(c.late, lateAck{recipient: r.name, id: e.ID, read: e.Read})
 			continue
 		case delivery.Save, delivery.Park, delivery.Done:
 		default:
@@ -140,7 +139,7 @@ func (c *committer) add(r *recipient, out []delivery.Effect, now time.Time) {
 			}
 			c.queue = append(c.queue, p)
 		}
-		if e.Action == delivery.Park {
+		if e.Report {
 			p := &c.queue[n-c.first]
 			p.recipient = r
 			p.parked++
@@ -209,8 +208,8 @@ func (c *committer) finish() {
 	c.signal()
 }
 
-// settleLate turns late acknowledgements into changes. What of it the store does not answer for waits
-// for the next round, as do those whose message has a change under way.
+// settleLate brings the rows that late acknowledgements are about to their recipients. What of it the
+// store does not answer for waits for the next round, as do those whose message has a change under way.
 func (c *committer) settleLate(ctx context.Context) {
 	c.mu.Lock()
 	late := c.late
@@ -249,45 +248,16 @@ func (c *committer) settleLate(ctx context.Context) {
 		}
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.late = append(wait, c.late...)
+	c.mu.Unlock()
 	for i := range rows {
 		row := &rows[i]
 		l := by[row.Message.ID]
 		if row.Message.To != l.recipient {
 			continue // not this recipient's to acknowledge
 		}
-		known := len(row.State.Timeline)
-		if !acknowledgeLate(&row.State, l) {
-			continue
-		}
-		if _, busy := c.index[row.Message.ID]; busy {
-			c.late = append(c.late, l)
-			continue
-		}
-		c.index[row.Message.ID] = c.first + uint64(len(c.queue))
-		c.queue = append(c.queue, pending{change: store.Change{
-			Message: &row.Message, State: row.State, Ord: row.Ord, From: row.Place, NewFrom: known,
-		}})
+		c.s.post(l.recipient, event{kind: evSettle, item: itemOf(row), read: l.read})
 	}
-}
-
-// acknowledgeLate moves a stored state by an acknowledgement that found no message in memory. It
-// reports whether anything changed.
-func acknowledgeLate(s *esh3ar.State, l lateAck) bool {
-	before := s.Seq()
-	why := esh3ar.ReasonNone
-	if s.Status.Final() {
-		why = esh3ar.ReasonLateAck
-	}
-	if !s.Status.Shown() {
-		s.Move(esh3ar.StatusDelivered, l.at, why)
-	}
-	if l.read {
-		s.Move(esh3ar.StatusRead, l.at, esh3ar.ReasonNone)
-	}
-	s.NotBefore = time.Time{}
-	return s.Seq() != before
 }
 
 // take forms the next transaction, which is then repeated until it is stored. It also returns how many

@@ -16,6 +16,7 @@ const (
 	evAttach
 	evDetach
 	evAcknowledge
+	evSettle
 	evPage
 	evReadFailed
 	evParked
@@ -122,6 +123,8 @@ func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []deli
 		return r.core.Detach(e.conn, e.free, now, out)
 	case evAcknowledge:
 		return r.core.Acknowledge(e.ids, e.read, now, out)
+	case evSettle:
+		return r.core.Settle(e.item, e.read, now, out)
 	case evPage:
 		return r.core.Page(e.ticket, e.items, now, out)
 	case evReadFailed:
@@ -163,6 +166,6 @@ func (r *recipient) perform(out []delivery.Effect, now time.Time) {
 		}
 	}
 	if stores {
-		s.committer.add(r, out, now)
+		s.committer.add(r, out)
 	}
 }
