@@ -48,6 +48,7 @@ type committer struct {
 	finishing bool
 	wake      chan struct{} // cap 1
 	ready     chan struct{} // closed when the shard is claimed
+	last      chan struct{} // closed when finishing
 }
 
 // pending is one change on its way to the store.
@@ -71,6 +72,7 @@ func newCommitter(s *shard) *committer {
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		ready:   make(chan struct{}),
+		last:    make(chan struct{}),
 	}
 }
 
@@ -153,6 +155,8 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 func (c *committer) run(ctx context.Context) error {
 	select {
 	case <-c.ready:
+	case <-c.last:
+		return nil // never claimed: there is nothing that it may store
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -200,10 +204,11 @@ func (c *committer) run(ctx context.Context) error {
 	}
 }
 
-// finish lets run end when everything is stored.
+// finish lets run end when everything is stored. It is called once.
 func (c *committer) finish() {
 	c.mu.Lock()
 	c.finishing = true
+	close(c.last)
 	c.mu.Unlock()
 	c.signal()
 }

@@ -1,0 +1,138 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// Files of the data directory that are not the journal's or the store's.
+const (
+	deploymentFile = "deployment.json"
+	jwtSecretFile  = "jwt-secret"
+	devKeyFile     = "dev-key"
+)
+
+// deployment is what is fixed when a deployment is created.
+type deployment struct {
+	Shards int `json:"shards"`
+}
+
+// claimDeployment reads the deployment of the data directory, or creates it. It refuses a number of
+// shards that is not the deployment's: recipients would be looked for where their messages are not.
+func claimDeployment(dir string, shards int) error {
+	path := filepath.Join(dir, deploymentFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = json.Marshal(deployment{Shards: shards})
+		if err != nil {
+			return err
+		}
+		return writeDurably(path, append(raw, '\n'), 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	var d deployment
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if d.Shards != shards {
+		return &OptionError{Option: "shards", Value: fmt.Sprint(shards),
+			Reason: fmt.Sprintf("the deployment in %s was created with %d, which cannot change", dir, d.Shards)}
+	}
+	return nil
+}
+
+// secretFile returns the secret kept in a file of the data directory, generated at the first start.
+func secretFile(dir, name string, generate func() string) (secret string, fresh bool, err error) {
+	path := filepath.Join(dir, name)
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		if secret = strings.TrimSpace(string(raw)); secret == "" {
+			return "", false, fmt.Errorf("%s is empty; remove it to have a new one generated", path)
+		}
+		return secret, false, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", false, err
+	}
+	secret = generate()
+	return secret, true, writeDurably(path, []byte(secret+"\n"), 0o600)
+}
+
+func newJWTSecret() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// writeDurably creates a file that is wholly there or not at all, also after a power cut.
+func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err == nil {
+		if err = f.Chmod(mode); err == nil {
+			err = f.Sync()
+		}
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// devClient is the client that every deployment begins with.
+const devClient = "dev"
+
+// bootstrap makes sure that the development client and its key exist.
+func bootstrap(ctx context.Context, clients store.Clients, key string, now time.Time) error {
+	_, err := clients.Client(ctx, devClient)
+	if errors.Is(err, store.ErrNotFound) {
+		err = clients.PutClient(ctx, esh3ar.Client{
+			ID: devClient, Name: "development", Tier: esh3ar.TierGold, MintTokens: true, CreatedAt: now,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("development client: %w", err)
+	}
+	hash := esh3ar.HashKey(key)
+	_, _, err = clients.ClientByKey(ctx, hash)
+	if errors.Is(err, store.ErrNotFound) {
+		err = clients.PutKey(ctx, esh3ar.APIKey{Hash: hash, Client: devClient, Hint: esh3ar.KeyHint(key), CreatedAt: now})
+	}
+	if err != nil {
+		return fmt.Errorf("development client's key: %w", err)
+	}
+	return nil
+}

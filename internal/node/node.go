@@ -1,0 +1,264 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/cluster"
+	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/devicetoken"
+	"github.com/esh3artech/esh3ar/internal/dispatch"
+	"github.com/esh3artech/esh3ar/internal/health"
+	"github.com/esh3artech/esh3ar/internal/hub"
+	"github.com/esh3artech/esh3ar/internal/ingest"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/sqlite"
+	"github.com/esh3artech/esh3ar/signalr"
+)
+
+// settle is how long a change of a message may be known to memory alone before it is stored. With a
+// commit's own time it stays under the promised 250 ms.
+const settle = 200 * time.Millisecond
+
+// Node is one server. It holds its parts so:
+//
+//	          http.Server ── mux
+//	   ┌──────────┬───┴──────────┬─────────────────┐
+//	/v1/…     /hubs/mobile   /healthz /readyz   /metrics
+//	ingest.API   hub.Hub        health
+//	   │  │         │ attach, acknowledge
+//	   │  │         ▼    ▲ deliver
+//	   │  └──────► dispatch.Dispatcher ───────┐
+//	   │ append     │ read       │ commit     │ status of a message
+//	   ▼            ▼            ▼            ▼
+//	journal.Appender ► jetstream.Log   sqlite.Store
+//	                     │
+//	                cluster.Server (embedded NATS)
+type Node struct {
+	cfg Config
+	log *slog.Logger
+
+	store    store.Store
+	nats     *cluster.Server
+	journal  *jetstream.Log
+	appender *journal.Appender
+	dispatch *dispatch.Dispatcher
+	signalr  *signalr.Server
+	hub      *hub.Hub
+	health   *health.Health
+	http     *http.Server
+	listener net.Listener
+	debug    *debugServer
+
+	info Info
+}
+
+// Info is what a person needs to use the server.
+type Info struct {
+	// Addr is the address that is listened on, with the real port.
+	Addr string
+	// DevKey is the API key of the development client.
+	DevKey string
+	// FirstStart says that the data directory was created by this start.
+	FirstStart bool
+}
+
+// New opens everything that a server with this configuration needs and binds its address. The
+// configuration must be valid. Nothing is served before Run; a Node that is not run must be closed.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error) {
+	n = &Node{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+			n = nil
+		}
+	}()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return n, fmt.Errorf("data directory: %w", err)
+	}
+	if err := claimDeployment(cfg.Data, cfg.Shards); err != nil {
+		return n, err
+	}
+	key := string(cfg.BootstrapKey)
+	if key == "" {
+		if key, n.info.FirstStart, err = secretFile(cfg.Data, devKeyFile, esh3ar.NewKey); err != nil {
+			return n, err
+		}
+	}
+	n.info.DevKey = key
+	secret := string(cfg.JWTSecret)
+	if secret == "" {
+		if secret, _, err = secretFile(cfg.Data, jwtSecretFile, newJWTSecret); err != nil {
+			return n, err
+		}
+	}
+
+	if n.store, err = openStore(ctx, cfg); err != nil {
+		return n, err
+	}
+	if err := bootstrap(ctx, n.store, key, time.Now()); err != nil {
+		return n, err
+	}
+	if err := n.openJournal(ctx); err != nil {
+		return n, err
+	}
+
+	n.health = health.New(log)
+	registry := n.health.Registry()
+	if n.dispatch, err = dispatch.New(dispatch.Options{
+		Log: n.journal, Store: n.store, Shards: cfg.Shards,
+		Params: delivery.Params{
+			Window: cfg.Window, WindowBytes: 1 << 20, Hold: 2 * cfg.Window, Settle: settle,
+			AckTimeout: cfg.AckTimeout, MaxAttempts: cfg.MaxAttempts,
+			Backoff: delivery.Backoff{Base: cfg.BackoffBase, Cap: cfg.BackoffCap},
+		},
+		Memory:        int64(cfg.DispatchMemory) / int64(cfg.Shards),
+		AppendTimeout: 2 * cfg.PublishTimeout,
+		JournalKeep:   cfg.JournalKeep,
+		Logger:        log, Metrics: registry,
+	}); err != nil {
+		return n, err
+	}
+	tokens, err := devicetoken.NewHS256([]byte(secret), nil)
+	if err != nil {
+		return n, err
+	}
+	if n.signalr, err = signalr.NewServer(signalr.Options{Logger: log}); err != nil {
+		return n, err
+	}
+	if n.hub, err = hub.New(hub.Options{
+		Server: n.signalr, Owner: owner{n.dispatch}, Tokens: verifier{tokens},
+		AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry,
+	}); err != nil {
+		return n, err
+	}
+	api, err := ingest.New(ingest.Options{
+		Keys: n.store, Journal: n.appender, Messages: messages{n.store, n.dispatch}, Tokens: tokens,
+		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Log: log, Metrics: registry,
+	})
+	if err != nil {
+		return n, err
+	}
+	n.addChecks()
+	return n, n.listen(ctx, api)
+}
+
+func openStore(ctx context.Context, cfg Config) (store.Store, error) {
+	path := filepath.Join(cfg.Data, "esh3ar.db")
+	if cfg.Store != "" {
+		var ok bool
+		if path, ok = cfg.Store.sqlitePath(); !ok {
+			return nil, &OptionError{Option: "store", Value: cfg.Store.String(), Reason: "this version keeps messages in SQLite only"}
+		}
+	}
+	return sqlite.Open(ctx, path, sqlite.Options{})
+}
+
+func (n *Node) openJournal(ctx context.Context) (err error) {
+	cfg := n.cfg
+	if n.nats, err = cluster.Start(cluster.Options{
+		Name: "esh3ar",
+		Dir:  filepath.Join(cfg.Data, "journal"),
+		// Every stream may grow to the journal's size; the disk reserve refuses before the disk is full.
+		MaxStore:  int64(cfg.JournalSize) * int64(cfg.Shards),
+		MaxMemory: 64 << 20,
+		Logger:    n.log,
+	}); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if n.journal, err = jetstream.Open(ctx, jetstream.Options{
+		Server: n.nats, Shards: cfg.Shards, Logger: n.log,
+		MaxBytes: int64(cfg.JournalSize), DiskReserve: uint64(cfg.DiskReserve),
+		Positions: n.positions,
+	}); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	n.appender, err = journal.NewAppender(n.journal, journal.AppenderOptions{
+		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout,
+	})
+	return err
+}
+
+// positions tells the journal how far the store is, so that its sequences never fall behind.
+func (n *Node) positions(ctx context.Context) (map[journal.Partition]uint64, error) {
+	shards, err := n.store.Positions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[journal.Partition]uint64, len(shards)*esh3ar.Tiers)
+	for shard, tiers := range shards {
+		for tier, seq := range tiers {
+			out[journal.Partition{Shard: shard, Tier: uint8(tier)}] = seq
+		}
+	}
+	return out, nil
+}
+
+// addChecks says what /readyz looks at.
+func (n *Node) addChecks() {
+	n.health.Add("store", func(ctx context.Context) error {
+		// Accepting goes on without the store.
+		return health.Degrade(n.store.Ping(ctx))
+	})
+	n.health.Add("journal", func(context.Context) error { return n.nats.WriteError() })
+	n.health.Add("disk", func(context.Context) error {
+		free, err := n.nats.FreeBytes()
+		if err == nil && free < uint64(n.cfg.DiskReserve) {
+			err = fmt.Errorf("%d bytes are free, less than the reserve of %d", free, n.cfg.DiskReserve)
+		}
+		return err
+	})
+}
+
+// Info returns what a person needs to use the server.
+func (n *Node) Info() Info { return n.info }
+
+// owner is the dispatcher as the hub sees it.
+type owner struct{ *dispatch.Dispatcher }
+
+func (o owner) Attach(recipient string, d *hub.Device) hub.Attachment {
+	return attachment{o.Dispatcher.Attach(recipient, device{d})}
+}
+
+type attachment struct{ *dispatch.Attachment }
+
+// device is a hub's device as the dispatcher sees it.
+type device struct{ *hub.Device }
+
+func (d device) Deliver(x *dispatch.Delivery) {
+	frame, ok := x.Encoded.(*hub.Frame)
+	if !ok {
+		frame = hub.NewFrame(x.Message, x.Attempt)
+		x.Encoded = frame
+	}
+	d.Send(frame)
+}
+
+// messages answers ingest's questions: about one message the dispatcher, which knows it from its 202
+// on, about the rest the store.
+type messages struct {
+	store.Reader
+	dispatch *dispatch.Dispatcher
+}
+
+func (m messages) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	return m.dispatch.Message(ctx, client, id)
+}
+
+// verifier is the device tokens as the hub sees them.
+type verifier struct{ tokens *devicetoken.HS256 }
+
+func (v verifier) Verify(token string) (recipient string, expires time.Time, err error) {
+	c, err := v.tokens.Verify(token)
+	return c.Subject, c.ExpiresAt, err
+}

@@ -1,0 +1,44 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// retain has the store forget what the retention does not cover any more, until ctx ends.
+func (n *Node) retain(ctx context.Context) error {
+	p, ok := n.store.(store.Pruner)
+	if !ok {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	const every = time.Minute
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		now := time.Now()
+		older := store.Cutoffs{
+			Final:   now.Add(-n.cfg.Retention),
+			Events:  now.Add(-n.cfg.Retention),
+			Keys:    now.Add(-n.cfg.IdempotencyWindow),
+			Rejects: now.Add(-n.cfg.Retention),
+		}
+		for more := true; more && ctx.Err() == nil; {
+			pruned, err := p.Prune(ctx, older)
+			if err != nil {
+				if ctx.Err() == nil {
+					n.log.Warn("retention: the store forgets later", "err", err)
+				}
+				break
+			}
+			more = pruned.More
+		}
+	}
+}

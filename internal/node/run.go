@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Run serves until ctx ends or a part fails, then stops in order and closes everything.
+//
+// The order of the stop, and why: first /readyz says no and nothing new is accepted, while requests
+// under way get their answer; then devices are told to reconnect, and what is in flight to them is
+// handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
+// which all before may still have used; the store last. All of it takes at most the drain timeout;
+// what does not finish is not lost, it is read again at the next start.
+func (n *Node) Run(ctx context.Context) error {
+	// The parts outlive ctx until it is their turn.
+	base := context.WithoutCancel(ctx)
+	appendCtx, stopAppend := context.WithCancel(base)
+	defer stopAppend()
+	dispatchCtx, stopDispatch := context.WithCancel(base)
+	defer stopDispatch()
+
+	g, failed := errgroup.WithContext(base)
+	dispatched := make(chan struct{})
+	g.Go(func() error {
+		if err := n.appender.Run(appendCtx); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("journal: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer close(dispatched)
+		return n.dispatch.Run(dispatchCtx, max(n.cfg.DrainTimeout/2, time.Second))
+	})
+	g.Go(func() error { return n.serve() })
+	g.Go(func() error { return n.retain(dispatchCtx) })
+
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping")
+	case <-failed.Done():
+		n.log.Error("stopping after a failure", "err", context.Cause(failed))
+	}
+	n.health.Drain()
+	drain, cancel := context.WithTimeout(base, max(n.cfg.DrainTimeout, time.Second))
+	defer cancel()
+	n.hub.Drain()
+	var devices errgroup.Group
+	devices.Go(func() error { return n.signalr.Shutdown(drain) })
+	if err := n.http.Shutdown(drain); err != nil {
+		n.log.Warn("requests under way were cut off", "err", err)
+		n.http.Close()
+	}
+	if err := devices.Wait(); err != nil {
+		n.log.Warn("devices were cut off", "err", err)
+	}
+	stopDispatch()
+	<-dispatched
+	stopAppend()
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if cerr := n.Close(); cerr != nil {
+		err = errors.Join(err, cerr)
+	}
+	n.log.Info("stopped")
+	return err
+}
+
+// Close releases everything. Run does it by itself.
+func (n *Node) Close() error {
+	var errs []error
+	if n.listener != nil {
+		// Closed already after Run.
+		_ = n.listener.Close()
+	}
+	if n.debug != nil {
+		errs = append(errs, n.debug.Close())
+	}
+	if n.journal != nil {
+		errs = append(errs, n.journal.Close())
+	}
+	if n.nats != nil {
+		errs = append(errs, n.nats.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
