@@ -129,7 +129,7 @@ type request struct {
 // number of attempts, and whether one of the failed ones may have been carried out all the same.
 func (c *Client) call(ctx context.Context, r request, out any) (attempts int, unknown bool, err error) {
 	attempts, err = c.retry.run(ctx, func(ctx context.Context) error {
-		err := c.once(ctx, r, out)
+		_, err := c.once(ctx, r, out)
 		if err != nil && mayHaveHappened(err) {
 			unknown = true
 		}
@@ -141,7 +141,8 @@ func (c *Client) call(ctx context.Context, r request, out any) (attempts int, un
 	return attempts, unknown, err
 }
 
-func (c *Client) once(ctx context.Context, r request, out any) error {
+// once makes one attempt. It returns the header of an answer that is no refusal.
+func (c *Client) once(ctx context.Context, r request, out any) (http.Header, error) {
 	u := c.base.JoinPath(r.path)
 	u.RawQuery = r.query.Encode()
 	var body io.Reader
@@ -150,7 +151,7 @@ func (c *Client) once(ctx context.Context, r request, out any) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Authorization", c.auth)
 	req.Header.Set("User-Agent", c.agent)
@@ -163,7 +164,7 @@ func (c *Client) once(ctx context.Context, r request, out any) error {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return &connError{err}
+		return nil, &connError{err}
 	}
 	defer func() {
 		// A short rest is read so that the connection can be used again.
@@ -171,19 +172,19 @@ func (c *Client) once(ctx context.Context, r request, out any) error {
 		resp.Body.Close()
 	}()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return problemOf(resp, time.Now())
+		return nil, problemOf(resp, time.Now())
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, r.limit+1))
 	if err != nil {
-		return &connError{err}
+		return nil, &connError{err}
 	}
 	if int64(len(data)) > r.limit {
-		return fmt.Errorf("the answer is longer than %d bytes", r.limit)
+		return nil, fmt.Errorf("the answer is longer than %d bytes", r.limit)
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("the answer (%s) is not the expected JSON: %w", resp.Status, err)
+		return nil, fmt.Errorf("the answer (%s) is not the expected JSON: %w", resp.Status, err)
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // mayHaveHappened reports whether a failed request may have been carried out: unless the server

@@ -130,19 +130,25 @@ type Transition struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Details is a message as its sender sees it: what was sent and what became of it.
+// Details is a message as its sender sees it: what was sent and what became of it. In listings it
+// comes without Content, Data and Timeline.
 type Details struct {
-	ID         string            `json:"id"`
-	Status     Status            `json:"status"`
+	ID     string `json:"id"`
+	Status Status `json:"status"`
+	// Seq is the number of the transition that led to Status.
+	Seq uint32 `json:"status_seq,omitempty"`
+	// From is the sender's name as devices see it.
+	From       string            `json:"from,omitempty"`
 	To         string            `json:"to"`
 	Content    string            `json:"content,omitempty"`
 	Data       json.RawMessage   `json:"data,omitempty"`
 	Type       string            `json:"type,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	AcceptedAt time.Time         `json:"accepted_at"`
-	// SendAt and ExpiresAt are nil where the message has none.
-	SendAt    *time.Time `json:"send_at,omitempty"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// SendAt, ExpiresAt and NextAttemptAt are nil where the message has none.
+	SendAt        *time.Time `json:"send_at,omitempty"`
+	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
+	NextAttemptAt *time.Time `json:"next_attempt_at,omitempty"`
 	// Attempts counts the send attempts so far.
 	Attempts uint32 `json:"attempts,omitempty"`
 	// Timeline holds every transition, oldest first.

@@ -37,12 +37,14 @@ type Problem struct {
 	told bool
 }
 
-// FieldError is the fault of one field.
+// FieldError is the fault of one field of the body or of one query parameter.
 type FieldError struct {
-	// Pointer is the field's JSON pointer (RFC 6901).
-	Pointer string `json:"pointer"`
-	Code    string `json:"code,omitempty"`
-	Detail  string `json:"detail"`
+	// Pointer is the field's JSON pointer (RFC 6901), "" for a parameter.
+	Pointer string `json:"pointer,omitempty"`
+	// Parameter is the query parameter's name, "" for a field.
+	Parameter string `json:"parameter,omitempty"`
+	Code      string `json:"code,omitempty"`
+	Detail    string `json:"detail"`
 }
 
 // CodeOutcomeUnknown is the code of the problem that leaves open whether the message was accepted.
@@ -63,7 +65,7 @@ func (p *Problem) Error() string {
 	}
 	for _, f := range p.Errors {
 		if f.Detail != p.Detail {
-			fmt.Fprintf(&b, "; %s: %s", f.Pointer, f.Detail)
+			fmt.Fprintf(&b, "; %s%s: %s", f.Pointer, f.Parameter, f.Detail)
 		}
 	}
 	return b.String()

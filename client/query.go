@@ -30,7 +30,7 @@ type Query struct {
 	Status Status
 	// From is inclusive, Until exclusive; both are compared with the time of acceptance.
 	From, Until time.Time
-	// PageSize is how many messages one request fetches, at most 1,000; 0 leaves it to the server.
+	// PageSize is how many messages one request fetches, at most 200; 0 leaves it to the server.
 	PageSize int
 }
 

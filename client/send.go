@@ -23,7 +23,7 @@ const (
 	maxReceipt = 64 << 10
 	maxResults = 4 << 20
 	maxDetails = 1 << 20
-	maxPage    = 96 << 20 // a thousand messages of the greatest size with their timelines
+	maxPage    = 8 << 20
 )
 
 // Send sends one message and returns when it is durable. It repeats the request as the retry policy
@@ -167,7 +167,7 @@ func (b *batch) attempt(ctx context.Context, open []int) ([]int, error) {
 	var answer struct {
 		Results []wireResult `json:"results"`
 	}
-	err = b.client.once(ctx, request{
+	header, err := b.client.once(ctx, request{
 		method: http.MethodPost, path: "/v1/messages/batch", body: body, limit: maxResults,
 	}, &answer)
 	if err == nil && len(answer.Results) != len(open) {
@@ -182,21 +182,23 @@ func (b *batch) attempt(ctx context.Context, open []int) ([]int, error) {
 		return open, err
 	}
 	var left []int
-	retry := &Problem{Status: http.StatusServiceUnavailable}
+	// The longest wait that any of them asks for stands in the header.
+	retry := &Problem{Status: http.StatusServiceUnavailable, RetryAfter: retryAfter(header.Get("Retry-After"), time.Now())}
 	for n, i := range open {
 		a, r := &answer.Results[n], &b.results[i]
-		p := a.problem()
 		switch {
-		case p == nil:
-			a.Receipt.IdempotencyKey = r.Receipt.IdempotencyKey
-			r.Receipt, r.Err = a.Receipt, nil
-		case p.Temporary():
-			b.unknown[i] = b.unknown[i] || p.Code == CodeOutcomeUnknown
-			retry.RetryAfter = max(retry.RetryAfter, p.RetryAfter)
-			r.Err = p
+		case a.Problem == nil && a.ID != "":
+			r.Receipt = Receipt{ID: a.ID, Status: StatusAccepted, To: a.To, AcceptedAt: a.AcceptedAt, IdempotencyKey: r.Receipt.IdempotencyKey}
+			r.Err = nil
+		case a.Problem == nil:
+			b.unknown[i] = true
+			r.Err = b.fail(i, 1, errors.New("the answer has neither an id nor a problem for the message"))
+		case a.Problem.Temporary():
+			b.unknown[i] = b.unknown[i] || a.Problem.Code == CodeOutcomeUnknown
+			r.Err = a.Problem
 			left = append(left, i)
 		default:
-			r.Err = b.fail(i, 1, p)
+			r.Err = b.fail(i, 1, a.Problem)
 		}
 	}
 	if left == nil {
@@ -231,10 +233,10 @@ func (c *Client) RecipientToken(ctx context.Context, sub string, ttl time.Durati
 	return t, nil
 }
 
-// wireResult is one result of a batch as the API spells it: a receipt, or the problem in its place.
+// wireResult is one result of a batch as the API spells it: a receipt or a problem.
 type wireResult struct {
-	Receipt
-	Error *Problem `json:"error"`
+	ID         string    `json:"id"`
+	To         string    `json:"to"`
+	AcceptedAt time.Time `json:"accepted_at"`
+	Problem    *Problem  `json:"problem"`
 }
-
-func (r *wireResult) problem() *Problem { return r.Error }

@@ -261,10 +261,10 @@ func batchServer(t *testing.T, refusal func(n int, to string) *client.Problem) f
 				t.Errorf("the message to %s has no key", m.To)
 			}
 			if p := refusal(n, m.To); p != nil {
-				results = append(results, map[string]any{"error": p})
+				results = append(results, map[string]any{"status": p.Status, "problem": p})
 				continue
 			}
-			results = append(results, map[string]any{"id": "id-of-" + m.To, "status": "accepted", "to": m.To})
+			results = append(results, map[string]any{"id": "id-of-" + m.To, "status": 202, "to": m.To})
 		}
 		answer(w, http.StatusOK, map[string]any{"results": results})
 	}
