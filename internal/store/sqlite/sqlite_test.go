@@ -1,0 +1,156 @@
+package sqlite_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/sqlite"
+	"github.com/esh3artech/esh3ar/internal/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open returns a fresh store that is closed when the test ends.
+func open(t testing.TB, opts sqlite.Options) *sqlite.Store {
+	t.Helper()
+	return openFile(t, filepath.Join(t.TempDir(), "store.db"), opts)
+}
+
+func openFile(t testing.TB, path string, opts sqlite.Options) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t, sqlite.Options{}) })
+}
+
+var errCut = errors.New("cut")
+
+// TestRollback fails each step of a commit with an error.
+func TestRollback(t *testing.T) {
+	storetest.RunCuts(t, func(t *testing.T, atStep func(store.Step) error) storetest.Crash {
+		s := open(t, sqlite.Options{AtStep: atStep})
+		return storetest.Crash{
+			Store:  s,
+			Cut:    func() error { return errCut },
+			Reopen: func(*testing.T) store.Store { return s },
+		}
+	})
+}
+
+// TestKill takes the files as they are at each step of a commit, which is what a killed process
+// leaves, and opens those.
+func TestKill(t *testing.T) {
+	storetest.RunCuts(t, func(t *testing.T, atStep func(store.Step) error) storetest.Crash {
+		path := filepath.Join(t.TempDir(), "store.db")
+		left := filepath.Join(t.TempDir(), "store.db")
+		return storetest.Crash{
+			Store: openFile(t, path, sqlite.Options{AtStep: atStep}),
+			Cut: func() error {
+				copyFiles(t, path, left)
+				return errCut
+			},
+			Reopen: func(t *testing.T) store.Store { return openFile(t, left, sqlite.Options{}) },
+		}
+	})
+}
+
+// copyFiles copies a database and its log.
+func copyFiles(t testing.TB, from, to string) {
+	t.Helper()
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(from + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to+suffix, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTornLog cuts the write-ahead log at many lengths within the last commit, which is what a power
+// cut may leave: the commit before it is whole, and of it there is all or nothing.
+func TestTornLog(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "store.db")
+	s := openFile(t, path, sqlite.Options{})
+	claim, err := s.Claim(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids esh3ar.IDs
+	size := make([]int64, 2)
+	batches := make([]*store.Batch, 2)
+	for i := range batches {
+		b := &store.Batch{Shard: 1, Epoch: claim.Epoch, At: time.Now(), Positions: [esh3ar.Tiers]uint64{uint64(i + 1)}}
+		for n := range 50 {
+			b.Changes = append(b.Changes, delivered(&ids, 1, n+1, true))
+		}
+		if err := s.Commit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		size[i], batches[i] = info.Size(), b
+	}
+	count := func(s *sqlite.Store, b *store.Batch) int {
+		ids := make([]esh3ar.ID, len(b.Changes))
+		for i := range b.Changes {
+			ids[i] = b.Changes[i].Message.ID
+		}
+		rows, err := s.Rows(t.Context(), 1, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(rows)
+	}
+	whole := 0
+	for i := range int64(30) {
+		length := size[0] + (size[1]-size[0])*i/29 - (29-i)%3*500
+		torn := filepath.Join(t.TempDir(), "store.db")
+		copyFiles(t, path, torn)
+		if err := os.Truncate(torn+"-wal", length); err != nil {
+			t.Fatal(err)
+		}
+		s, err := sqlite.Open(t.Context(), torn, sqlite.Options{})
+		if err != nil {
+			t.Fatalf("log of %d of %d bytes: %v", length, size[1], err)
+		}
+		claim, err := s.Claim(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, second := count(s, batches[0]), count(s, batches[1])
+		if first != 0 && first != 50 || length >= size[0] && first != 50 || second != 0 && second != 50 ||
+			int(claim.Positions[0]) != (first+second)/50 {
+			t.Errorf("log of %d of %d bytes: %d and %d rows at position %d", length, size[1], first, second, claim.Positions[0])
+		}
+		whole += second / 50
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if whole == 0 {
+		t.Error("the whole log shows nothing of the last commit")
+	}
+}

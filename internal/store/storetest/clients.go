@@ -1,0 +1,155 @@
+package storetest
+
+import (
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+func testClients(w *world) {
+	_, err := w.s.Client(w.Context(), "c")
+	w.is("unknown client", err, store.ErrNotFound)
+	_, _, err = w.s.ClientByKey(w.Context(), esh3ar.HashKey("esh_x"))
+	w.is("unknown key", err, store.ErrNotFound)
+
+	c := esh3ar.Client{ID: "c", Name: "Größe ورد", Tier: esh3ar.TierBronze, MintTokens: true, CreatedAt: w.now}
+	d := esh3ar.Client{ID: "d", CreatedAt: w.now}
+	k1 := esh3ar.APIKey{Hash: esh3ar.HashKey("esh_1"), Client: "c", Hint: "esh_1…", CreatedAt: w.now}
+	k2 := esh3ar.APIKey{Hash: esh3ar.HashKey("esh_2"), Client: "c", Hint: "esh_2…", CreatedAt: w.now, RevokedAt: w.now.Add(time.Hour)}
+	put := func() {
+		w.Helper()
+		for _, c := range []esh3ar.Client{c, d} {
+			w.is("put client", w.s.PutClient(w.Context(), c), nil)
+		}
+		for _, k := range []esh3ar.APIKey{k1, k2} {
+			w.is("put key", w.s.PutKey(w.Context(), k), nil)
+		}
+	}
+	check := func() {
+		w.Helper()
+		for _, want := range []esh3ar.Client{c, d} {
+			got, err := w.s.Client(w.Context(), want.ID)
+			w.is("client", err, nil)
+			w.same("client", got, want)
+		}
+		for _, want := range []esh3ar.APIKey{k1, k2} {
+			k, client, err := w.s.ClientByKey(w.Context(), want.Hash)
+			w.is("key", err, nil)
+			w.same("key", k, want)
+			w.same("client of the key", client.ID, want.Client)
+		}
+	}
+	put()
+	check()
+	put()
+	check()
+	c.Name, c.Tier, c.MintTokens = "other", esh3ar.TierGold, false
+	k1.RevokedAt, k2.RevokedAt, k2.Client = w.now, time.Time{}, "d"
+	put()
+	check()
+}
+
+func testPrune(w *world) {
+	p := w.s.(store.Pruner)
+	prune := func(older store.Cutoffs) (total store.Pruned) {
+		w.Helper()
+		for range 1000 {
+			n, err := p.Prune(w.Context(), older)
+			w.is("prune", err, nil)
+			total.Messages += n.Messages
+			total.Events += n.Events
+			total.Keys += n.Keys
+			total.Rejects += n.Rejects
+			if !n.More {
+				return total
+			}
+		}
+		w.Fatal("prune never ends")
+		return total
+	}
+	epoch := w.claim(1).Epoch
+	const day = 24 * time.Hour
+	// Ten days, each with a message that becomes final at once, one that never does, one that waited
+	// since the first day and becomes final now, and one that is read now.
+	var waiting, final, late []store.Change
+	for range 10 {
+		late = append(late, w.change(w.message(1, "c", "late"), life(w.now, esh3ar.StatusQueued)))
+	}
+	w.commit(1, epoch, late...)
+	for i := range 10 {
+		m := w.message(1, "c", "r")
+		m.Key = m.ID.String()
+		f := w.change(m, life(w.now, esh3ar.StatusQueued, esh3ar.StatusDelivered))
+		q := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
+		l := &late[i]
+		l.From, l.NewFrom, l.State = store.InQueue, 2, further(l.State, esh3ar.StatusExpired)
+		b := &store.Batch{Shard: 1, Epoch: epoch, At: w.now, Changes: []store.Change{f, q, *l}}
+		b.Rejects = []store.Reject{{Ord: uint64(i + 1), Record: []byte("x"), Reason: esh3ar.ReasonUndecodable}}
+		w.commitBatch(b)
+		final, waiting = append(final, f), append(waiting, q)
+		w.tick(day)
+	}
+	// Being read later does not prolong a message's time.
+	read := final[0]
+	read.From, read.NewFrom, read.State = store.InHistory, 3, further(read.State, esh3ar.StatusRead)
+	w.commit(1, epoch, read)
+
+	_, last, err := w.s.Events(w.Context(), 1, 0, 1000)
+	w.is("events", err, nil)
+
+	w.same("nothing", prune(store.Cutoffs{}), store.Pruned{})
+	w.same("before the beginning", prune(store.Cutoffs{Final: start, Events: start, Keys: start, Rejects: start}), store.Pruned{})
+	cut := start.Add(5*day + day/2)
+	prune(store.Cutoffs{Final: cut, Events: cut, Keys: cut, Rejects: cut})
+	all := func(changes []store.Change) []esh3ar.ID {
+		var ids []esh3ar.ID
+		for _, c := range changes {
+			ids = append(ids, c.Message.ID)
+		}
+		return ids
+	}
+	w.same("waiting messages", len(w.rows(1, all(waiting)...)), 10)
+	for _, kept := range [][]store.Change{final, late} {
+		// A backend may keep up to a day longer.
+		got := w.rows(1, all(kept)...)
+		for i, c := range kept {
+			if _, ok := got[c.Message.ID]; !ok && i > 5 || ok && i < 5 {
+				w.Errorf("a message that became final on day %d is kept: %v", i, ok)
+			}
+		}
+	}
+	for i, c := range final {
+		if _, err := w.s.Idempotent(w.Context(), "c", c.Message.Key); (err == nil) != (i > 5) {
+			w.Errorf("key of day %d: error %v", i, err)
+		}
+	}
+	events := w.events(1)
+	if first := events[0].At; first.Before(start.Add(5*day-day/2)) || first.After(start.Add(6*day+time.Minute)) {
+		w.Errorf("the first event left is of %v", first)
+	}
+	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 100)
+	w.is("rejects", err, nil)
+	w.same("rejects", len(rejected), 4)
+
+	// A message that was forgotten and comes again, with the journal for instance, is a fresh one.
+	w.commit(1, epoch, final[0])
+	w.same("rows", len(w.rows(1, final[0].Message.ID)), 1)
+	// Replayed messages wait again and are safe.
+	replayed := late[9]
+	replayed.From, replayed.NewFrom = store.InHistory, 3
+	replayed.State.Timeline[2].Status, replayed.State.Status = esh3ar.StatusUndelivered, esh3ar.StatusUndelivered
+	replayed.State = further(replayed.State, esh3ar.StatusQueued)
+	w.commit(1, epoch, replayed)
+	end := w.tick(100 * day)
+	prune(store.Cutoffs{Final: end, Events: end, Keys: end, Rejects: end})
+	w.same("rows that wait", len(w.rows(1, append(all(waiting), replayed.Message.ID)...)), 11)
+	w.same("listed", len(w.list(store.Query{Client: "c", Limit: 100})), 11)
+	w.same("events", len(w.events(1)), 0)
+	// The event sequence goes on where it was.
+	c := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
+	w.commit(1, epoch, c)
+	events, _, err = w.s.Events(w.Context(), 1, last, 10)
+	w.is("events", err, nil)
+	w.same("events", events, eventsFrom(&c))
+}
