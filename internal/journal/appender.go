@@ -43,8 +43,8 @@ type AppenderOptions struct {
 	InFlight int
 
 	// Linger is how long a batch that is not full waits for more records
-	// before it is appended. The default is not to wait: a batch fills while
-	// the one before is under way, so its size follows the load.
+	// before it is appended, if the one before held more than one. A lone
+	// caller never waits.
 	Linger time.Duration
 
 	// Observe, if set, is called after each batch, in order for a partition if
@@ -279,9 +279,10 @@ func (a *Appender) work(ctx context.Context, q *queue) {
 	}()
 
 	live := context.WithoutCancel(ctx)
+	company := false // the batch before held more than one record
 	for ctx.Err() == nil {
 		slots <- struct{}{}
-		if a.opts.Linger > 0 {
+		if a.opts.Linger > 0 && company {
 			a.linger(ctx, q)
 		}
 		b := q.take()
@@ -296,6 +297,7 @@ func (a *Appender) work(ctx context.Context, q *queue) {
 			<-slots
 			break
 		}
+		company = b.records > 1
 		a.append(live, q, b, slots)
 	}
 
