@@ -1,0 +1,109 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/esh3artech/esh3ar/internal/node"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// boot runs a server on a free port over dir until stop is called.
+func boot(t *testing.T, dir string) (info node.Info, stop func()) {
+	t.Helper()
+	cfg := node.DefaultConfig()
+	cfg.Listen, cfg.Data = "127.0.0.1:0", dir
+	n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	return n.Info(), func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the server does not stop")
+		}
+	}
+}
+
+// call makes one request with the development key and decodes the JSON answer.
+func call(t *testing.T, info node.Info, method, path, body string, want int) map[string]any {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+info.Addr+path, bytes.NewReader([]byte(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+info.DevKey)
+	tr := &http.Transport{DisableKeepAlives: true}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != want {
+		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, raw)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(raw, &out); err != nil {
+		t.Fatalf("%s %s: %v: %s", method, path, err, raw)
+	}
+	return out
+}
+
+func TestAcceptedIsThereAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	info, stop := boot(t, dir)
+	if !info.FirstStart {
+		t.Error("the first start does not say so")
+	}
+	got := call(t, info, "POST", "/v1/messages", `{"to":"00962 79-123 4567","content":"hello"}`, http.StatusAccepted)
+	if got["to"] != "+962791234567" || got["status"] != "accepted" {
+		t.Errorf("answer: %v", got)
+	}
+	id := got["id"].(string)
+	if m := call(t, info, "GET", "/v1/messages/"+id, "", http.StatusOK); m["content"] != "hello" {
+		t.Errorf("message: %v", m)
+	}
+	call(t, info, "GET", "/readyz", "", http.StatusOK)
+	stop()
+
+	again, stop := boot(t, dir)
+	defer stop()
+	if again.FirstStart || again.DevKey != info.DevKey {
+		t.Error("the development key did not stay")
+	}
+	if m := call(t, again, "GET", "/v1/messages/"+id, "", http.StatusOK); m["status"] != "queued" {
+		t.Errorf("message: %v", m)
+	}
+}
+
+func TestShardsCannotChange(t *testing.T) {
+	dir := t.TempDir()
+	_, stop := boot(t, dir)
+	stop()
+	cfg := node.DefaultConfig()
+	cfg.Listen, cfg.Data, cfg.Shards = "127.0.0.1:0", dir, 3
+	if _, err := node.New(t.Context(), cfg, slog.New(slog.DiscardHandler)); err == nil {
+		t.Fatal("another number of shards was taken")
+	}
+}
