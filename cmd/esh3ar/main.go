@@ -20,6 +20,11 @@ import (
 // (ended by the first SIGINT or SIGTERM), stdio and *kong.Context. Run returns an error for main to
 // print, or an exitCode for the rare one that has already said what there is to say.
 type commands struct {
+	Serve   serveCmd   `cmd:"" help:"Run the server."`
+	Send    sendCmd    `cmd:"" help:"Send a message."`
+	Status  statusCmd  `cmd:"" help:"Show what became of a message."`
+	Listen  listenCmd  `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
+	Bench   benchCmd   `cmd:"" help:"Put load on a server and account for every message."`
 	Config  configCmd  `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
@@ -82,6 +87,7 @@ func execute(ctx context.Context, args []string, std stdio) error {
 func newParser(ctx context.Context, std stdio) (*kong.Kong, error) {
 	return kong.New(
 		&commands{
+			Serve:  serveCmd{serverOptions: defaultServerOptions()},
 			Config: configCmd{serverOptions: defaultServerOptions()},
 		},
 		kong.Name("esh3ar"),
