@@ -1,9 +1,17 @@
 package signalr
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/lxzan/gws"
 )
 
 // HubOptions are the settings of one [Hub]. The zero value of each field
@@ -118,43 +126,149 @@ type HubOptions struct {
 	DetailedErrors bool
 }
 
-// A Hub is one SignalR endpoint: an [http.Handler] for its path and
-// everything below it.
-type Hub struct{}
+// complete checks the options and fills in the defaults.
+func (o *HubOptions) complete() error {
+	for _, d := range []struct {
+		name   string
+		value  *time.Duration
+		normal time.Duration
+	}{
+		{"KeepAliveInterval", &o.KeepAliveInterval, 15 * time.Second},
+		{"ClientTimeout", &o.ClientTimeout, 30 * time.Second},
+		{"HandshakeTimeout", &o.HandshakeTimeout, 15 * time.Second},
+		{"WriteTimeout", &o.WriteTimeout, 10 * time.Second},
+		{"DisconnectTimeout", &o.DisconnectTimeout, 15 * time.Second},
+		{"PollTimeout", &o.PollTimeout, 90 * time.Second},
+	} {
+		if *d.value < 0 {
+			return fmt.Errorf("%s is negative", d.name)
+		}
+		if *d.value == 0 {
+			*d.value = d.normal
+		}
+	}
+	for _, n := range []struct {
+		name   string
+		value  *int
+		normal int
+	}{
+		{"MaxMessageSize", &o.MaxMessageSize, 32 << 10},
+		{"OutboxMessages", &o.OutboxMessages, 1024},
+		{"OutboxBytes", &o.OutboxBytes, 1 << 20},
+		{"MaxParallelInvocations", &o.MaxParallelInvocations, 1},
+		{"MaxStreams", &o.MaxStreams, 100},
+		{"MaxPendingCalls", &o.MaxPendingCalls, 1000},
+		{"StreamBuffer", &o.StreamBuffer, 10},
+		{"StatefulBuffer", &o.StatefulBuffer, 100_000},
+	} {
+		if *n.value < 0 {
+			return fmt.Errorf("%s is negative", n.name)
+		}
+		if *n.value == 0 {
+			*n.value = n.normal
+		}
+	}
+	if o.Transports == 0 {
+		o.Transports = WebSockets | ServerSentEvents | LongPolling
+	}
+	if o.Protocols == 0 {
+		o.Protocols = JSON | MessagePack
+	}
+	for _, origin := range o.AllowedOrigins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
+			return fmt.Errorf("AllowedOrigins: %q is not of the form scheme://host[:port]", origin)
+		}
+	}
+	return nil
+}
 
-// ServeHTTP serves negotiation and all transports.
-func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) { panic("not yet") }
+// shortestInterval is the shortest time that the wheel must keep.
+func (o *HubOptions) shortestInterval() time.Duration {
+	return min(o.KeepAliveInterval, o.ClientTimeout, o.HandshakeTimeout, o.DisconnectTimeout)
+}
+
+// A Hub is one SignalR endpoint: an [http.Handler] for its path and
+// everything below it. Make one with [Server.NewHub].
+type Hub struct {
+	server   *Server
+	opts     HubOptions
+	clients  *registry
+	upgrader *gws.Upgrader
+
+	methods map[string]*method // by the registered name
+	lower   map[string]*method // by the lower-case name
+
+	mu          sync.Mutex
+	negotiated  map[string]*negotiation // by token
+	negotiation negotiationQueue        // oldest first
+	byToken     map[string]*Conn        // connected or about to be
+}
+
+func newHub(s *Server, opts HubOptions) *Hub {
+	h := &Hub{
+		server: s, opts: opts, clients: newRegistry(),
+		methods:    make(map[string]*method),
+		lower:      make(map[string]*method),
+		negotiated: make(map[string]*negotiation),
+		byToken:    make(map[string]*Conn),
+	}
+	h.upgrader = newUpgrader(opts.MaxMessageSize)
+	return h
+}
 
 // Mount registers the hub on mux at path, such as "/hubs/chat".
-func (h *Hub) Mount(mux *http.ServeMux, path string) { panic("not yet") }
+func (h *Hub) Mount(mux *http.ServeMux, path string) {
+	path = strings.TrimSuffix(path, "/")
+	mux.Handle(path, h)
+	mux.Handle(path+"/negotiate", h)
+}
 
 // Handle registers a method that clients can invoke, under a name that is
 // matched without regard to case. It must be called before the hub serves
 // its first request and panics when the name is taken.
-func (h *Hub) Handle(target string, m Method) { panic("not yet") }
+func (h *Hub) Handle(target string, m Method) {
+	key := strings.ToLower(target)
+	if _, taken := h.lower[key]; taken {
+		panic(fmt.Sprintf("signalr: method %q is registered twice", target))
+	}
+	m.handler = filtered(m.handler, h.opts.Filters)
+	registered := &method{Method: m, target: target}
+	h.methods[target] = registered
+	h.lower[key] = registered
+}
 
-// Conn returns the connection with that id.
-func (h *Hub) Conn(id string) (*Conn, bool) { panic("not yet") }
+// method finds a method. It does not allocate when the client uses the name
+// as it was registered.
+func (h *Hub) method(target []byte) *method {
+	if m, ok := h.methods[string(target)]; ok {
+		return m
+	}
+	return h.lower[string(bytes.ToLower(target))]
+}
 
-// Len returns the number of connections.
-func (h *Hub) Len() int { panic("not yet") }
+// Conn returns the open connection with that id.
+func (h *Hub) Conn(id string) (*Conn, bool) { return h.clients.get(id) }
 
-// All addresses all connections.
-func (h *Hub) All() Clients { panic("not yet") }
+// Len returns the number of open connections.
+func (h *Hub) Len() int { return h.clients.len() }
 
-// User addresses all connections of a user.
-func (h *Hub) User(id string) Clients { panic("not yet") }
+// connected enters a connection that has got a place, and starts its clock.
+func (h *Hub) connected(c *Conn) {
+	h.mu.Lock()
+	h.byToken[c.token] = c
+	h.mu.Unlock()
+	h.server.wheel.add(c)
+}
 
-// Group addresses the connections that joined a group.
-func (h *Hub) Group(name string) Clients { panic("not yet") }
+// forget removes what is left of a connection and gives its place back.
+func (h *Hub) forget(c *Conn) {
+	h.mu.Lock()
+	delete(h.byToken, c.token)
+	h.mu.Unlock()
+	h.server.wheel.remove(c)
+	h.server.release()
+}
 
-// Clients addresses a set of connections: whoever belongs to it at the moment
-// of a send.
-type Clients struct{}
-
-// Except leaves out the connections with these ids.
-func (t Clients) Except(ids ...string) Clients { panic("not yet") }
-
-// Send queues m, encoded once for each protocol, to every connection of the
-// set and returns how many took it. It never blocks on a connection.
-func (t Clients) Send(m *Message) int { panic("not yet") }
+func (h *Hub) logPanic(what string, reason any) {
+	h.server.log.Error("signalr: handler panicked", "handler", what, "panic", reason, "stack", string(debug.Stack()))
+}

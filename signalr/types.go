@@ -1,8 +1,8 @@
 package signalr
 
 import (
-	"errors"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -16,6 +16,19 @@ const (
 	LongPolling
 )
 
+// String returns the name that clients know the transport by.
+func (t Transport) String() string {
+	switch t {
+	case WebSockets:
+		return "WebSockets"
+	case ServerSentEvents:
+		return "ServerSentEvents"
+	case LongPolling:
+		return "LongPolling"
+	}
+	return joinNames(t, WebSockets, ServerSentEvents, LongPolling)
+}
+
 // Protocol is a set of encodings of hub messages.
 type Protocol uint8
 
@@ -24,6 +37,30 @@ const (
 	JSON Protocol = 1 << iota
 	MessagePack
 )
+
+// String returns the name that clients know the protocol by.
+func (p Protocol) String() string {
+	switch p {
+	case JSON:
+		return "json"
+	case MessagePack:
+		return "messagepack"
+	}
+	return joinNames(p, JSON, MessagePack)
+}
+
+func joinNames[S interface {
+	~uint8
+	String() string
+}](set S, all ...S) string {
+	var names []string
+	for _, one := range all {
+		if set&one != 0 {
+			names = append(names, one.String())
+		}
+	}
+	return strings.Join(names, ",")
+}
 
 // Identity is what is known of the sender of a request.
 type Identity struct {
@@ -45,52 +82,9 @@ type Redirect struct {
 // AccessToken returns the bearer token of the Authorization header or, as
 // browsers send it for WebSockets and server-sent events, of the access_token
 // query parameter.
-func AccessToken(r *http.Request) string { panic("not yet") }
-
-// HTTPError refuses a request with an HTTP status.
-type HTTPError struct {
-	Status  int
-	Message string // the body, shown to the client
-}
-
-func (e *HTTPError) Error() string { return e.Message }
-
-// HubError is an error of a handler whose text is meant for the client.
-type HubError struct{ Message string }
-
-func (e *HubError) Error() string { return e.Message }
-
-// ClientError is what a client answered instead of a result.
-type ClientError struct{ Message string }
-
-func (e *ClientError) Error() string { return e.Message }
-
-// Errors of sending.
-var (
-	// ErrClosed: the connection has ended or is being closed.
-	ErrClosed = errors.New("signalr: connection closed")
-	// ErrOutboxFull: the connection's outbox could not take the message, and
-	// the connection is being closed for that.
-	ErrOutboxFull = errors.New("signalr: outbox full")
-	// ErrTooManyCalls: the client already owes HubOptions.MaxPendingCalls
-	// results. The connection stays open.
-	ErrTooManyCalls = errors.New("signalr: too many pending calls")
-)
-
-// Metrics are hooks that are called when something countable happens; each
-// may be nil. They must be quick and must not block.
-type Metrics struct {
-	// ConnectionOpened is called after a handshake.
-	ConnectionOpened func(t Transport, p Protocol)
-	// ConnectionClosed is called at the end of a connection that was opened.
-	// reason is one of the Close… constants.
-	ConnectionClosed func(t Transport, p Protocol, reason string, lasted time.Duration)
-	// Refused is called when a request gets an HTTP error status.
-	Refused func(status int)
-	// Sent is called after a write with the messages and bytes written.
-	Sent func(messages, bytes int)
-	// Received is called for each hub message received.
-	Received func(bytes int)
-	// Invoked is called after a hub method.
-	Invoked func(target string, took time.Duration, err error)
+func AccessToken(r *http.Request) string {
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	return r.URL.Query().Get("access_token")
 }
