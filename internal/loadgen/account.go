@@ -60,11 +60,10 @@ func (v *Verdict) note(format string, args ...any) {
 // by which they are ordered. It sorts the slice.
 func Account(records []Record) Verdict {
 	var v Verdict
-	// Receipts of one message keep their order, which is what stable sorting is for.
-	slices.SortStableFunc(records, func(a, b Record) int {
+	slices.SortFunc(records, func(a, b Record) int {
 		return cmp.Or(
 			cmp.Compare(a.Recipient, b.Recipient), cmp.Compare(a.Client, b.Client),
-			cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.At, b.At),
 		)
 	})
 	for flow := range chunks(records, func(a, b *Record) bool { return a.Recipient == b.Recipient && a.Client == b.Client }) {
@@ -103,8 +102,8 @@ type receipt struct {
 	of       *Record
 }
 
-// message accounts for the records of one message, which are sorted by kind, and appends the first
-// receipts of an accepted one.
+// message accounts for the records of one message, which are sorted by kind and time, and appends the
+// first receipts of an accepted one.
 func (v *Verdict) message(msg []Record, firsts []receipt) []receipt {
 	var answer *Record // the one that says most, Accepted before all
 	for i := range msg {
@@ -174,7 +173,7 @@ func (v *Verdict) message(msg []Record, firsts []receipt) []receipt {
 // order counts the violations among the first receipts of one client's messages to one recipient. The
 // promise: when a message's 202 was there before the other's sending began, it arrives first.
 func (v *Verdict) order(firsts []receipt) {
-	slices.SortStableFunc(firsts, func(a, b receipt) int {
+	slices.SortFunc(firsts, func(a, b receipt) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.at, b.at))
 	})
 	var latest receipt // of those received so far by this device, the one whose sending began last
