@@ -51,6 +51,9 @@ type Message struct {
 	// tells a repetition from another message under the same key, zero without a key.
 	Key    string
 	Digest [sha256.Size]byte
+	// Unchecked says that the message's key could not be looked up when it was accepted, because the
+	// store did not answer. Whoever routes it asks first whether the store knows its ID.
+	Unchecked bool
 	// TraceParent is the W3C traceparent of the request, "" without one.
 	TraceParent string
 }

@@ -159,7 +159,7 @@ func (in *intake) unknown(ctx context.Context, msgs []*esh3ar.Message, lookAll b
 			continue
 		}
 		fresh = append(fresh, m)
-		if lookAll || m.Key != "" && !in.dedupe.covers(m.AcceptedAt) {
+		if lookAll || m.Unchecked || m.Key != "" && !in.dedupe.covers(m.AcceptedAt) {
 			ask = append(ask, m.ID)
 		}
 	}

@@ -89,8 +89,8 @@ func (a *API) stamp() time.Time { return a.now().UTC().Truncate(time.Microsecond
 // A message with a key is looked up after its AcceptedAt was taken. So of two copies one finds the
 // other, or both were accepted before either was stored: whoever sees a record with a key in the
 // journal can tell a copy by looking among the messages that were stored at or after the record's
-// AcceptedAt. Where the look-up fails the message is accepted all the same, and its id, which equal
-// copies agree on, is what tells them.
+// AcceptedAt. Where the look-up fails the message is accepted all the same and says so (Unchecked):
+// the owner of the shard looks up its id, which equal copies agree on.
 func (a *API) identify(ctx context.Context, client *esh3ar.Client, d *decoder, m *esh3ar.Message, now time.Time) (shard uint16, first store.Remembered, err error) {
 	d.fill(m, now)
 	m.Client, m.From, m.Tier = client.ID, client.Name, client.Tier
@@ -100,7 +100,8 @@ func (a *API) identify(ctx context.Context, client *esh3ar.Client, d *decoder, m
 		return shard, first, nil
 	}
 	m.Digest = d.digest()
-	first, known := a.firstUse(ctx, client.ID, m.Key, now)
+	first, known, checked := a.firstUse(ctx, client.ID, m.Key, now)
+	m.Unchecked = !checked
 	switch {
 	case !known:
 		m.ID = esh3ar.DeriveID(client.ID, m.Key, m.Digest, now, a.window, shard)
@@ -112,18 +113,20 @@ func (a *API) identify(ctx context.Context, client *esh3ar.Client, d *decoder, m
 	return shard, first, nil
 }
 
-// firstUse returns what a key was first used for within the window, if that can be found out.
-func (a *API) firstUse(ctx context.Context, client, key string, now time.Time) (store.Remembered, bool) {
+// firstUse returns what a key was first used for within the window, and whether that could be found
+// out.
+func (a *API) firstUse(ctx context.Context, client, key string, now time.Time) (first store.Remembered, known, checked bool) {
 	if u, ok := a.recent.get(hashKey(client, key)); ok && now.Sub(u.AcceptedAt) < a.window {
-		return u, true
+		return u, true, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, idempotencyLookup)
 	defer cancel()
 	u, err := a.messages.Idempotent(ctx, client, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		a.metrics.lookupFailed.Inc()
+		return u, false, false
 	}
-	return u, err == nil
+	return u, err == nil, true
 }
 
 // remember notes the use of a key by a message that is durable.
@@ -140,15 +143,18 @@ func (a *API) answerAccepted(w http.ResponseWriter, c *call, id esh3ar.ID, to st
 	h["Content-Type"] = a.jsonType
 	h["Location"] = []string{string(location)}
 	w.WriteHeader(http.StatusAccepted)
-	c.out = append(appendReceipt(append(location[:0], `{"status":"accepted",`...), id, to, at), "}\n"...)
+	c.out = appendReceipt(append(location[:0], '{'), id, `,"status":"accepted"`, to, at)
+	c.out = append(c.out, "}\n"...)
 	_, _ = w.Write(c.out) // fails only if the client has gone
 }
 
-// appendReceipt appends the members id, to and accepted_at of an accepted message.
-func appendReceipt(dst []byte, id esh3ar.ID, to string, at time.Time) []byte {
+// appendReceipt appends the members that tell of an accepted message. Extra is JSON that goes behind
+// the id.
+func appendReceipt(dst []byte, id esh3ar.ID, extra, to string, at time.Time) []byte {
 	dst = append(dst, `"id":"`...)
-	dst = id.Append(dst)
-	dst = append(dst, `","to":`...)
+	dst = append(id.Append(dst), '"')
+	dst = append(dst, extra...)
+	dst = append(dst, `,"to":`...)
 	dst = appendString(dst, to)
 	dst = append(dst, `,"accepted_at":`...)
 	return appendTime(dst, at)

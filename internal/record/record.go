@@ -32,6 +32,7 @@ const (
 	fieldKey         = 13
 	fieldDigest      = 14
 	fieldTraceParent = 15
+	fieldUnchecked   = 16
 
 	fieldMapKey   = 1
 	fieldMapValue = 2
@@ -76,7 +77,8 @@ func AppendMessage(dst []byte, m *esh3ar.Message) []byte {
 		dst = protowire.AppendTag(dst, fieldDigest, protowire.BytesType)
 		dst = protowire.AppendBytes(dst, m.Digest[:])
 	}
-	return appendString(dst, fieldTraceParent, m.TraceParent)
+	dst = appendString(dst, fieldTraceParent, m.TraceParent)
+	return appendVarint(dst, fieldUnchecked, protowire.EncodeBool(m.Unchecked))
 }
 
 // DecodeMessage decodes what AppendMessage wrote, into m. Unknown fields are skipped, so that a newer
@@ -147,6 +149,8 @@ func DecodeMessage(b []byte, m *esh3ar.Message) error {
 				m.SendAt = decodeTime(v)
 			case fieldExpiresAt:
 				m.ExpiresAt = decodeTime(v)
+			case fieldUnchecked:
+				m.Unchecked = protowire.DecodeBool(v)
 			}
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)
