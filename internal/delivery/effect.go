@@ -72,7 +72,8 @@ const (
 )
 
 // Effect is one thing for the driver to do. The stores of one recipient (Save, Park, Done) are committed
-// in the order of their effects, each by one transaction with the events.
+// in the order of their effects. Changes of one message that are not committed yet may be joined into
+// the earliest; as in the store, the highest status_seq wins.
 type Effect struct {
 	Action Action
 	Item   *Item // Send, Save, Park, Done
@@ -81,8 +82,9 @@ type Effect struct {
 	State   esh3ar.State
 	NewFrom int
 	Fresh   bool
-	// Report says that the driver reports the commit with Parked. It is set where a row changes that
-	// memory no longer holds, and that a Read might still see as it was.
+	// Report says that the driver reports with Parked when this effect and all before it are
+	// committed. It is set where a row changes that memory no longer holds, and that a Read might
+	// still see as it was.
 	Report bool
 
 	Conn Conn // Send

@@ -341,7 +341,9 @@ func (r *Recipient) Due(it *Item, now time.Time, out []Effect) []Effect {
 	it.State.NotBefore = time.Time{}
 	if len(r.conns) == 0 {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonRecipientOffline)
-		return r.park(it, out)
+		out = r.park(it, out)
+		r.gate = r.reports // its Ord is old: a read that does not see it would go past it
+		return out
 	}
 	// Its Ord is old, so the store's cursor may be past it: it is held whatever the Hold says. The
 	// driver's scan bounds how many come at once. Scheduled messages are outside the promise of order.

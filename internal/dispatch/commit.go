@@ -34,6 +34,8 @@ type committer struct {
 	first uint64
 	index map[esh3ar.ID]uint64 // number of the message's change in queue
 	late  []lateAck
+	// reports are owed for changes in queue or in the transaction under way, in order.
+	reports []report
 	// entries are the journal entries not yet wholly stored, in order, and rejects what of them goes
 	// raw to the dead letters.
 	entries [esh3ar.Tiers][]*entry
@@ -53,10 +55,14 @@ type committer struct {
 
 // pending is one change on its way to the store.
 type pending struct {
-	change    store.Change
-	origin    *entry     // set when the change gives the message its first row
-	recipient *recipient // set when the commit is to be reported
-	parked    int        // how many of its effects asked for that
+	change store.Change
+	origin *entry // set when the change gives the message its first row
+}
+
+// report is owed to a recipient when all changes below a number are stored.
+type report struct {
+	recipient string
+	after     uint64
 }
 
 type lateAck struct {
@@ -127,8 +133,11 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 		id := e.Item.Message.ID
 		n, ok := c.index[id]
 		if ok {
-			// Not stored yet: the later state replaces the earlier, the new transitions add up.
-			c.queue[n-c.first].change.State = e.State
+			// Not stored yet: the later state replaces the earlier, the new transitions add up. A state
+			// with a lower status_seq comes of a row that was read before this change.
+			if p := &c.queue[n-c.first]; p.change.State.Seq() < e.State.Seq() {
+				p.change.State = e.State
+			}
 		} else {
 			n = c.first + uint64(len(c.queue))
 			c.index[id] = n
@@ -142,9 +151,7 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 			c.queue = append(c.queue, p)
 		}
 		if e.Report {
-			p := &c.queue[n-c.first]
-			p.recipient = r
-			p.parked++
+			c.reports = append(c.reports, report{r.name, c.first + uint64(len(c.queue))})
 		}
 	}
 	c.mu.Unlock()
@@ -369,13 +376,18 @@ func (c *committer) stored(b *store.Batch, parts []pending) {
 	c.committed += uint64(len(parts))
 	close(c.changed)
 	c.changed = make(chan struct{})
+	owed := make(map[string]int)
+	n := 0
+	for ; n < len(c.reports) && c.reports[n].after <= c.committed; n++ {
+		owed[c.reports[n].recipient]++
+	}
+	c.reports = c.reports[n:]
 	c.mu.Unlock()
 	for i := range parts {
-		p := &parts[i]
-		c.s.d.metrics.count(&p.change)
-		if p.recipient != nil {
-			c.s.post(p.recipient.name, event{kind: evParked, n: p.parked})
-		}
+		c.s.d.metrics.count(&parts[i].change)
+	}
+	for name, n := range owed {
+		c.s.post(name, event{kind: evParked, n: n})
 	}
 }
 
