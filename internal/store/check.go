@@ -1,9 +1,9 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/esh3artech/esh3ar"
 )
@@ -12,8 +12,8 @@ import (
 // Commit begins with it. A fault of a change or a reject wraps ErrPermanent; a fault of the batch
 // itself, which no smaller batch would mend, does not.
 func (b *Batch) Check() error {
-	if b.At.IsZero() {
-		return errors.New("store: batch without a time")
+	if !inRange(b.At) {
+		return fmt.Errorf("store: batch with a time out of range: %v", b.At)
 	}
 	for t, p := range b.Positions {
 		if p > math.MaxInt64 {
@@ -33,6 +33,9 @@ func (b *Batch) Check() error {
 	return nil
 }
 
+// inRange reports whether t has the year that a date on a calendar has; the zero time has not.
+func inRange(t time.Time) bool { return t.Year() >= 1970 && t.Year() <= 9999 }
+
 func (c *Change) check() error {
 	m, s := c.Message, &c.State
 	if m == nil {
@@ -44,8 +47,8 @@ func (c *Change) check() error {
 		fault = "no id"
 	case m.Client == "" || m.To == "":
 		fault = "no client or no recipient"
-	case m.AcceptedAt.IsZero():
-		fault = "no time of acceptance"
+	case !inRange(m.AcceptedAt):
+		fault = "time of acceptance out of range"
 	case m.Tier >= esh3ar.Tiers:
 		fault = "unknown tier"
 	case !s.Status.Valid() || s.Last().Status != s.Status:

@@ -34,15 +34,14 @@ func NewPage(rows []Row, limit int) Page {
 	return Page{Rows: rows, Next: Cursor{AcceptedAt: last.AcceptedAt, ID: last.ID}.String()}
 }
 
-// MergeDue merges, for backends, the first limit scheduled rows by NotBefore and the first limit
-// expiring ones by ExpiresAt into the answer of Due. A row may be in both.
-func MergeDue(scheduled, expiring []Row, limit int) []Row {
-	all := slices.Concat(scheduled, expiring)
-	slices.SortStableFunc(all, func(a, b Row) int {
+// MergeDue makes, for backends, the answer of Due out of the first limit scheduled rows by NotBefore
+// and the first limit expiring ones by ExpiresAt, in any order. A row may be among both.
+func MergeDue(rows []Row, limit int) []Row {
+	slices.SortFunc(rows, func(a, b Row) int {
 		return cmp.Or(dueAt(&a).Compare(dueAt(&b)), slices.Compare(a.Message.ID[:], b.Message.ID[:]))
 	})
-	all = slices.CompactFunc(all, func(a, b Row) bool { return a.Message.ID == b.Message.ID })
-	return all[:min(len(all), limit)]
+	rows = slices.CompactFunc(rows, func(a, b Row) bool { return a.Message.ID == b.Message.ID })
+	return rows[:min(len(rows), limit)]
 }
 
 // dueAt is the first time at which time has something to do with a waiting row.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
-	"hash/fnv"
 	"sync"
 	"time"
 
@@ -183,7 +182,7 @@ func (w *writer) apply(b *store.Batch, c *store.Change, r *encodedRow) (outcome,
 		// insert tells.
 		r.payload = record.AppendMessage(nil, m)
 	}
-	n, err := w.stmts.upsert.exec(m.ID[:], m.Client, m.To, clientKey(m.Client), recipientKey(m.Client, m.To),
+	n, err := w.stmts.upsert.exec(m.ID[:], m.Client, m.To, store.ClientKey(m.Client), store.RecipientKey(m.Client, m.To),
 		int64(b.Shard), int64(c.Ord), int64(s.Status), int64(s.Seq()), m.AcceptedAt.UnixMicro(),
 		micros(s.NotBefore), micros(m.ExpiresAt), finalAt, r.payload, r.state)
 	if n == 0 {
@@ -233,20 +232,4 @@ func notNil(b []byte) []byte {
 		return []byte{}
 	}
 	return b
-}
-
-// clientKey is the value of the column client_key. It is part of the stored format.
-func clientKey(client string) int64 {
-	h := fnv.New64a()
-	h.Write([]byte(client))
-	return int64(h.Sum64())
-}
-
-// recipientKey is the value of the column recipient_key. It is part of the stored format.
-func recipientKey(client, recipient string) int64 {
-	h := fnv.New64a()
-	h.Write([]byte(client))
-	h.Write([]byte{0})
-	h.Write([]byte(recipient))
-	return int64(h.Sum64())
 }

@@ -20,8 +20,8 @@ const rowColumns = `payload, state, ord, final_at IS NOT NULL`
 // readStatements are prepared on the reading connections. Those of listings are built for each
 // query, because their conditions vary.
 type readStatements struct {
-	message, waiting, scheduled, expiring, key, events *sql.Stmt
-	client, apiKey, rejects                            *sql.Stmt
+	message, waiting, due, key, events *sql.Stmt
+	client, apiKey, rejects            *sql.Stmt
 }
 
 func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
@@ -33,10 +33,11 @@ func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
 		{&r.waiting, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_waiting
 			WHERE shard = ? AND recipient = ? AND ord > ? AND ord < ? AND final_at IS NULL AND status <> 2
 			ORDER BY ord LIMIT ?`},
-		{&r.scheduled, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_scheduled
-			WHERE shard = ? AND not_before <= ? AND status = 2 ORDER BY not_before LIMIT ?`},
-		{&r.expiring, `SELECT ` + rowColumns + ` FROM message INDEXED BY message_expiring
-			WHERE shard = ? AND expires_at <= ? AND final_at IS NULL ORDER BY expires_at LIMIT ?`},
+		{&r.due, `SELECT * FROM (SELECT ` + rowColumns + ` FROM message INDEXED BY message_scheduled
+				WHERE shard = ? AND not_before <= ? AND status = 2 ORDER BY not_before LIMIT ?)
+			UNION ALL
+			SELECT * FROM (SELECT ` + rowColumns + ` FROM message INDEXED BY message_expiring
+				WHERE shard = ? AND expires_at <= ? AND final_at IS NULL ORDER BY expires_at LIMIT ?)`},
 		{&r.key, `SELECT id, digest, recipient, accepted_at FROM idempotency WHERE client = ? AND key = ?`},
 		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
 		{&r.client, `SELECT id, name, tier, mint_tokens, created_at FROM client WHERE id = ?`},
@@ -97,21 +98,12 @@ func bound(v uint64) int64 { return int64(min(v, 1<<63-1)) }
 
 // Due implements store.Shards.
 func (s *Store) Due(ctx context.Context, shard uint16, now time.Time, limit int) ([]store.Row, error) {
-	// Both queries in one snapshot, so that none falls between them.
-	tx, err := s.reads.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return nil, classify(err)
-	}
-	defer tx.Rollback()
-	scheduled, err := collect(tx.StmtContext(ctx, s.read.scheduled).QueryContext(ctx, int64(shard), now.UnixMicro(), limit))
+	at := now.UnixMicro()
+	rows, err := collect(s.read.due.QueryContext(ctx, int64(shard), at, limit, int64(shard), at, limit))
 	if err != nil {
 		return nil, err
 	}
-	expiring, err := collect(tx.StmtContext(ctx, s.read.expiring).QueryContext(ctx, int64(shard), now.UnixMicro(), limit))
-	if err != nil {
-		return nil, err
-	}
-	return store.MergeDue(scheduled, expiring, limit), nil
+	return store.MergeDue(rows, limit), nil
 }
 
 // Messages implements store.Reader.
@@ -131,21 +123,21 @@ func (s *Store) Messages(ctx context.Context, q store.Query) (store.Page, error)
 	switch {
 	case q.To != "":
 		index = "message_recipient"
-		and("recipient_key = ? AND recipient = ?", recipientKey(q.Client, q.To), q.To)
+		and("recipient_key = ? AND recipient = ?", store.RecipientKey(q.Client, q.To), q.To)
 	case q.Status != 0 && q.Status != esh3ar.StatusDelivered:
 		index = "message_status"
-		and("status <> 5 AND client_key = ?", clientKey(q.Client))
+		and("status <> 5 AND client_key = ?", store.ClientKey(q.Client))
 	default:
-		and("client_key = ?", clientKey(q.Client))
+		and("client_key = ?", store.ClientKey(q.Client))
 	}
 	if q.Status != 0 {
 		and("status = ?", int64(q.Status))
 	}
 	if !q.From.IsZero() {
-		and("accepted_at >= ?", ceilMicros(q.From))
+		and("accepted_at >= ?", store.CeilMicros(q.From))
 	}
 	if !q.Until.IsZero() {
-		and("accepted_at < ?", ceilMicros(q.Until))
+		and("accepted_at < ?", store.CeilMicros(q.Until))
 	}
 	if q.Cursor != "" {
 		c, err := store.ParseCursor(q.Cursor)
@@ -163,12 +155,6 @@ func (s *Store) Messages(ctx context.Context, q store.Query) (store.Page, error)
 		return store.Page{}, err
 	}
 	return store.NewPage(rows, q.Limit), nil
-}
-
-// ceilMicros rounds up: a stored time, which was cut to the microsecond, is at or after t exactly
-// when it is at or after the result.
-func ceilMicros(t time.Time) int64 {
-	return t.Add(time.Microsecond - 1).UnixMicro()
 }
 
 // Idempotent implements store.Reader.
