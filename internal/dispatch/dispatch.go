@@ -81,6 +81,14 @@ type Options struct {
 	AppendTimeout time.Duration
 	// JournalKeep is how long entries stay in the journal after they were stored. Default 10 min.
 	JournalKeep time.Duration
+	// Busy, if set, says that accepting needs the machine more than dispatch does. While it does, a
+	// shard's tier reads at the pace of YieldPace, as long as it is less than YieldLag behind.
+	Busy func() bool
+	// YieldPace is in messages a second. Default 2,500.
+	YieldPace int
+	// YieldLag is how old what is read may become before dispatch takes its full share all the same.
+	// Default 15 s.
+	YieldLag time.Duration
 	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
 	Workers int
 
@@ -101,6 +109,8 @@ func (o *Options) setDefaults(procs int) error {
 	setDefault(&o.ScanEvery, 250*time.Millisecond)
 	setDefault(&o.AppendTimeout, 10*time.Second)
 	setDefault(&o.JournalKeep, 10*time.Minute)
+	setDefault(&o.YieldPace, 2500)
+	setDefault(&o.YieldLag, 15*time.Second)
 	setDefault(&o.Workers, 2*procs)
 	if o.Now == nil {
 		o.Now = time.Now

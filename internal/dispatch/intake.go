@@ -77,14 +77,45 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 			continue
 		}
 		retry.reset()
-		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
+		n, err := in.take(ctx, e, e.Seq <= seenBefore)
+		if err != nil {
+			return err
+		}
+		if err := in.giveWay(ctx, n, e.Time); err != nil {
 			return err
 		}
 	}
 }
 
-// take brings one entry's messages to their recipients. It blocks while too much is in memory.
-func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) error {
+// giveWay waits as long as so many messages take at the pace of a busy machine, or until it is not busy
+// any more. So a burst is accepted at nearly the speed of the network, and routed and stored behind
+// it; one that does not end is routed at full speed from the lag on that is allowed.
+func (in *intake) giveWay(ctx context.Context, messages int, entry time.Time) error {
+	o := &in.s.d.opts
+	if o.Busy == nil || !o.Busy() {
+		return nil
+	}
+	const step = 5 * time.Millisecond
+	began := o.Now()
+	wait := time.Duration(messages) * time.Second / time.Duration(o.YieldPace)
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for o.Busy() {
+		if now := o.Now(); now.Sub(began) >= wait || now.Sub(entry) >= o.YieldLag {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// take brings one entry's messages to their recipients and returns how many there were. It blocks
+// while too much is in memory.
+func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int, error) {
 	s := in.s
 	now := s.d.opts.Now()
 	in.dedupe.turn(now, je.Time, s.committer.positions())
@@ -93,13 +124,13 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) erro
 
 	size := min(int64(len(je.Data)), s.d.opts.Memory)
 	if err := s.memory.Acquire(ctx, size); err != nil {
-		return err
+		return 0, err
 	}
 	msgs, rejects := in.decode(je, now)
 	msgs, err := in.unknown(ctx, msgs, lookAll)
 	if err != nil {
 		s.memory.Release(size)
-		return err
+		return 0, err
 	}
 	origin := &entry{seq: je.Seq, bytes: size, open: len(msgs)}
 	s.committer.begin(in.tier, origin, rejects)
@@ -112,7 +143,7 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) erro
 	if len(items) > 0 {
 		s.arrive(items)
 	}
-	return nil
+	return len(items), nil
 }
 
 // decode returns the messages of an entry and what of it cannot be one.

@@ -35,7 +35,7 @@ func (n *Node) listen(ctx context.Context, api http.Handler) error {
 	n.listener = netutil.LimitListener(l, most)
 
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", api)
+	mux.Handle("/v1/", n.accepting.count(api))
 	n.hub.Mount(mux, "/hubs/mobile")
 	h := n.health.Handler()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {

@@ -57,6 +57,8 @@ type Node struct {
 	hub      *hub.Hub
 	health   *health.Health
 	http     *http.Server
+
+	accepting pressure
 	listener net.Listener
 	debug    *debugServer
 
@@ -125,6 +127,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		Memory:        int64(cfg.DispatchMemory) / int64(cfg.Shards),
 		AppendTimeout: 2 * cfg.PublishTimeout,
 		JournalKeep:   cfg.JournalKeep,
+		Busy:          n.accepting.busy,
 		Logger:        log, Metrics: registry,
 	}); err != nil {
 		return n, err
