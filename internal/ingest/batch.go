@@ -217,7 +217,7 @@ func (a *API) answerBatch(w http.ResponseWriter, b *batch) {
 		res := &b.results[i]
 		if res.err == nil {
 			out = append(out, `{"status":202,`...)
-			out = append(appendReceipt(out, res.id, res.to, res.at), '}')
+			out = append(appendReceipt(out, res.id, "", res.to, res.at), '}')
 			continue
 		}
 		status = http.StatusMultiStatus
