@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -113,21 +114,26 @@ func TestHangingCheckIsCutOff(t *testing.T) {
 }
 
 func TestChecksRunOnceForAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := health.New(slog.New(slog.DiscardHandler))
-		var runs atomic.Int32
-		release := make(chan struct{})
-		h.Add("store", func(context.Context) error { runs.Add(1); <-release; return nil })
-		for range 10 {
-			go h.Ready(t.Context())
+	h := health.New(slog.New(slog.DiscardHandler))
+	var runs atomic.Int32
+	started, release := make(chan struct{}), make(chan struct{})
+	h.Add("store", func(context.Context) error {
+		if runs.Add(1) == 1 {
+			close(started)
 		}
-		time.Sleep(time.Millisecond)
-		close(release)
-		synctest.Wait()
-		if n := runs.Load(); n != 1 {
-			t.Errorf("%d runs", n)
-		}
+		<-release
+		return nil
 	})
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() { h.Ready(t.Context()) })
+	}
+	<-started
+	close(release)
+	all.Wait()
+	if n := runs.Load(); n != 1 {
+		t.Errorf("%d runs", n)
+	}
 }
 
 func TestDrain(t *testing.T) {
