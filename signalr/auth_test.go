@@ -2,6 +2,7 @@ package signalr_test
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/esh3artech/esh3ar/signalr"
 )
@@ -16,5 +17,12 @@ func byToken(r *http.Request) (signalr.Identity, error) {
 		return signalr.Identity{}, &signalr.HTTPError{Status: http.StatusTooManyRequests, Message: "later"}
 	default:
 		return signalr.Identity{UserID: token}, nil
+	}
+}
+
+// expiring gives identities that expire after d.
+func expiring(d time.Duration) func(*http.Request) (signalr.Identity, error) {
+	return func(*http.Request) (signalr.Identity, error) {
+		return signalr.Identity{UserID: "u", Expires: time.Now().Add(d)}, nil
 	}
 }

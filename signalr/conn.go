@@ -33,7 +33,8 @@ const (
 )
 
 // closeTimeout is how long a connection that is being closed has to write what
-// is queued, and the client to answer the closing handshake of its WebSocket.
+// is queued, and the client to answer the closing handshake of its WebSocket or
+// to poll once more.
 const closeTimeout = 3 * time.Second
 
 // A transport carries one connection's messages. It owns the goroutine, or
@@ -255,9 +256,6 @@ func (c *Conn) endLocked(e ending) {
 	c.state = stateClosing
 	c.cause = e
 	c.deadline = c.hub.server.now() + int64(closeTimeout)
-	if c.kind == LongPolling {
-		c.deadline = c.hub.server.now() + int64(c.hub.opts.DisconnectTimeout)
-	}
 	if e.discard || e.cut {
 		c.out.clear()
 	}

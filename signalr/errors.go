@@ -9,6 +9,8 @@ import (
 type HTTPError struct {
 	Status  int
 	Message string // the body, shown to the client
+	// ContentType is the body's, "" for plain text.
+	ContentType string
 }
 
 func (e *HTTPError) Error() string { return e.Message }

@@ -61,7 +61,13 @@ func (h *Hub) refuse(w http.ResponseWriter, err error) {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
-	http.Error(w, refusal.Message, refusal.Status)
+	if refusal.ContentType == "" {
+		http.Error(w, refusal.Message, refusal.Status)
+		return
+	}
+	w.Header().Set("Content-Type", refusal.ContentType)
+	w.WriteHeader(refusal.Status)
+	_, _ = io.WriteString(w, refusal.Message) // a client that has gone has no use for it
 }
 
 const retryAfterSeconds = 1

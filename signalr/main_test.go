@@ -36,6 +36,19 @@ func startServer(t testing.TB, serverOpts signalr.Options, opts signalr.HubOptio
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return serve(t, server, opts, register)
+}
+
+// serve adds a hub to a server and an HTTP server around it.
+func serve(t testing.TB, server *signalr.Server, opts signalr.HubOptions, register func(h *signalr.Hub)) *fixture {
+	t.Helper()
 	hub, err := server.NewHub(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +59,8 @@ func startServer(t testing.TB, serverOpts signalr.Options, opts signalr.HubOptio
 	mux := http.NewServeMux()
 	hub.Mount(mux, "/hub")
 	web := httptest.NewServer(mux)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
-		web.Close()
-	})
+	t.Cleanup(web.CloseClientConnections)
+	t.Cleanup(web.Close)
 	return &fixture{server: server, hub: hub, url: web.URL + "/hub"}
 }
 

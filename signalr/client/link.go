@@ -139,7 +139,7 @@ func (l *link) greet() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.ended {
-		l.timer.Reset(l.client.opts.KeepAliveInterval)
+		l.timer.Reset(min(l.client.opts.KeepAliveInterval, l.client.opts.ServerTimeout))
 	}
 }
 
