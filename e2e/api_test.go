@@ -151,7 +151,7 @@ func (a *api) send(ctx context.Context, m outgoing) (receipt, error) {
 // batchResult is what became of one message of a batch: a receipt or an error.
 type batchResult struct {
 	receipt
-	Error *problem `json:"error"`
+	Problem *problem `json:"problem"`
 }
 
 func (a *api) sendBatch(ctx context.Context, messages []outgoing) ([]batchResult, error) {
@@ -173,7 +173,7 @@ func (a *api) message(ctx context.Context, id string) (details, error) {
 
 // list returns all messages that the query selects, newest first, page by page.
 func (a *api) list(ctx context.Context, query url.Values) ([]details, error) {
-	q := url.Values{"limit": {"1000"}}
+	q := url.Values{"limit": {"200"}}
 	for name, values := range query {
 		q[name] = values
 	}

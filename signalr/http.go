@@ -3,6 +3,7 @@ package signalr
 import (
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"

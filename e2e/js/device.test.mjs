@@ -162,7 +162,7 @@ test("a batch accepts and refuses each message on its own", async (t) => {
   assert.ok(answer.status === 200 || answer.status === 202 || answer.status === 207, `${answer.status}`);
   const results = answer.body.results;
   assert.equal(results.length, 4);
-  assert.ok(results[1].error && results[2].error, JSON.stringify(results));
+  assert.ok(results[1].problem && results[2].problem, JSON.stringify(results));
   const received = await device.has(2);
   assert.deepEqual(received.map((m) => m.content), ["one", "three"]);
   assert.deepEqual(received.map((m) => m.id), [results[0].id, results[3].id]);

@@ -47,6 +47,10 @@ type Options struct {
 	Owner  Owner
 	Tokens Verifier
 
+	// Refusal says how an error of Tokens is told to a device. By default it is a 401 with the error's
+	// text.
+	Refusal func(error) *signalr.HTTPError
+
 	// AllowedOrigins are the web origins whose pages may connect; "*" allows all.
 	AllowedOrigins []string
 	// OutboxMessages and OutboxBytes bound what waits to be written to one device. A device that is
@@ -83,12 +87,18 @@ func New(o Options) (*Hub, error) {
 		refused:      prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_tokens_refused_total", Help: "Requests of devices refused for their token."}),
 	}
 	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused)
+	refusal := o.Refusal
+	if refusal == nil {
+		refusal = func(err error) *signalr.HTTPError {
+			return &signalr.HTTPError{Status: http.StatusUnauthorized, Message: err.Error()}
+		}
+	}
 	sh, err := o.Server.NewHub(signalr.HubOptions{
 		Authenticate: func(r *http.Request) (signalr.Identity, error) {
 			recipient, expires, err := o.Tokens.Verify(signalr.AccessToken(r))
 			if err != nil {
 				h.refused.Inc()
-				return signalr.Identity{}, &signalr.HTTPError{Status: http.StatusUnauthorized, Message: err.Error()}
+				return signalr.Identity{}, refusal(err)
 			}
 			return signalr.Identity{UserID: recipient, Expires: expires}, nil
 		},

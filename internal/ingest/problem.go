@@ -27,7 +27,7 @@ func httpOf(k esh3ar.Kind) kindHTTP {
 	case esh3ar.KindInvalid:
 		return kindHTTP{http.StatusBadRequest, "The request is invalid", true}
 	case esh3ar.KindUnauthorized:
-		return kindHTTP{http.StatusUnauthorized, "No valid API key", true}
+		return kindHTTP{http.StatusUnauthorized, "Not authenticated", true}
 	case esh3ar.KindForbidden:
 		return kindHTTP{http.StatusForbidden, "Not allowed", true}
 	case esh3ar.KindNotFound:
@@ -147,6 +147,13 @@ func asError(err error) *esh3ar.Error {
 		return esh3ar.Errorf(esh3ar.KindUnavailable, "timeout", "the answer took too long; try again").After(time.Second).Because(err)
 	}
 	return esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong here; the failure is in the server's log").Because(err)
+}
+
+// Problem returns how an error is told over HTTP: its status and its problem document (RFC 9457), which
+// shows no more of it than its safe message.
+func Problem(err error) (status int, document []byte) {
+	p := problemOf(err)
+	return p.status, appendProblem(nil, &p)
 }
 
 // appendError returns how a failed append is told. Only with journal.ErrUnknown may the message have
