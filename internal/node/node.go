@@ -140,7 +140,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	if n.hub, err = hub.New(hub.Options{
-		Server: n.signalr, Owner: owner{n.dispatch}, Tokens: verifier{tokens},
+		Server: n.signalr, Owner: owner{n.dispatch}, Tokens: verifier{tokens}, Refusal: refusal,
 		AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry,
 	}); err != nil {
 		return n, err
@@ -256,6 +256,12 @@ type messages struct {
 
 func (m messages) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
 	return m.dispatch.Message(ctx, client, id)
+}
+
+// refusal tells a device why its token is refused, in the API's way.
+func refusal(err error) *signalr.HTTPError {
+	status, document := ingest.Problem(err)
+	return &signalr.HTTPError{Status: status, Message: string(document), ContentType: "application/problem+json"}
 }
 
 // verifier is the device tokens as the hub sees them.
