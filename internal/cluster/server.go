@@ -149,8 +149,12 @@ func (s *Server) WriteError() error {
 	if s.running == nil {
 		return errors.New("cluster: the embedded NATS server is not running")
 	}
-	if h := s.running.Healthz(&server.HealthzOptions{}); h.Error != "" {
-		return fmt.Errorf("cluster: %s", h.Error)
+	// Health has more to it than we ask: a server that is only slow to answer
+	// has not failed to write.
+	for _, e := range s.running.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if e.Type == server.HealthzErrorStream || e.Type == server.HealthzErrorJetStream {
+			return fmt.Errorf("cluster: %s", e.Error)
+		}
 	}
 	return nil
 }

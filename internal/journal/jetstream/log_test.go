@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDirEnv); dir != "" {
-		appendUntilKilled(dir)
+		appendUntilKilled(dir, os.Getenv(crashNumberEnv))
 	}
 	goleak.VerifyTestMain(m)
 }
