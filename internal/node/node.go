@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/clock"
 	"github.com/esh3artech/esh3ar/internal/cluster"
 	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
@@ -48,6 +49,7 @@ type Node struct {
 	cfg Config
 	log *slog.Logger
 
+	clock    *clock.Clock
 	store    store.Store
 	nats     *cluster.Server
 	journal  *jetstream.Log
@@ -78,7 +80,7 @@ type Info struct {
 // New opens everything that a server with this configuration needs and binds its address. The
 // configuration must be valid. Nothing is served before Run; a Node that is not run must be closed.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: log}
+	n = &Node{cfg: cfg, log: log, clock: clock.New(clock.Options{Logger: log})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -108,7 +110,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if n.store, err = openStore(ctx, cfg); err != nil {
 		return n, err
 	}
-	if err := bootstrap(ctx, n.store, key, time.Now()); err != nil {
+	if err := bootstrap(ctx, n.store, key, n.clock.Now()); err != nil {
 		return n, err
 	}
 	if err := n.openJournal(ctx); err != nil {
@@ -128,6 +130,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		AppendTimeout: 2 * cfg.PublishTimeout,
 		JournalKeep:   cfg.JournalKeep,
 		Busy:          n.accepting.busy,
+		Now:           n.clock.Now,
 		Logger:        log, Metrics: registry,
 	}); err != nil {
 		return n, err
@@ -147,7 +150,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	api, err := ingest.New(ingest.Options{
 		Keys: n.store, Journal: n.appender, Messages: messages{n.store, n.dispatch}, Tokens: tokens,
-		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Log: log, Metrics: registry,
+		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
 		return n, err
@@ -213,6 +216,7 @@ func (n *Node) addChecks() {
 		// Accepting goes on without the store.
 		return health.Degrade(n.store.Ping(ctx))
 	})
+	n.health.Add("clock", func(ctx context.Context) error { return health.Degrade(n.clock.Check(ctx)) })
 	n.health.Add("journal", func(context.Context) error { return n.nats.WriteError() })
 	n.health.Add("disk", func(context.Context) error {
 		free, err := n.nats.FreeBytes()

@@ -23,7 +23,7 @@ func (n *Node) retain(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		now := time.Now()
+		now := n.clock.Now()
 		older := store.Cutoffs{
 			Final:   now.Add(-n.cfg.Retention),
 			Events:  now.Add(-n.cfg.Retention),

@@ -39,6 +39,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.serve() })
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
+	g.Go(func() error { return n.clock.Run(dispatchCtx) })
 
 	select {
 	case <-ctx.Done():
