@@ -61,8 +61,8 @@ type Node struct {
 	http     *http.Server
 
 	accepting pressure
-	listener net.Listener
-	debug    *debugServer
+	listener  net.Listener
+	debug     *debugServer
 
 	info Info
 }
