@@ -14,20 +14,27 @@ import (
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
-// slabSize is how much memory a batch request takes at one time for the records it collects.
+// slabSize is how much memory a batch request takes at one time, for the texts and the records of its
+// messages.
 const slabSize = 256 << 10
 
-// slab is memory for records.
+// slab is memory for texts and records.
 type slab [slabSize]byte
+
+// batchLookup bounds the look-ups of all the idempotency keys of a batch, so that its messages are in
+// the journal soon after their AcceptedAt.
+const batchLookup = time.Second
 
 // batch is what one POST /v1/messages/batch works with. It is used again and again.
 //
-// The body is read through a window and leaves only encoded records behind. Nothing is appended
-// before the whole body was read, so that a body that turns out to be malformed has accepted nothing.
+// First the whole body is read, and its messages are cut out of it as they arrive; then all are
+// accepted at one time. So a body that turns out to be malformed has accepted nothing, and a body
+// that arrives slowly does not hold back messages that are accepted already.
 type batch struct {
 	decoder
 	message esh3ar.Message
 	window  window
+	texts   [][]byte // nil for a message that is too large
 	results []result
 	items   []journal.Item
 	indexes []int          // of the results that the items belong to
@@ -71,7 +78,10 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 	}
 	b := a.batches.Get().(*batch)
 	defer a.recycle(b)
-	if err := a.readBatch(r, client, b); err != nil {
+	if err := a.readTexts(r.Body, b); err != nil {
+		return err
+	}
+	if err := a.prepareBatch(r, client, b); err != nil {
 		return err
 	}
 	a.metrics.batch.Observe(float64(len(b.results)))
@@ -84,38 +94,57 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// readBatch reads the body and prepares a result for each message and an item for each that is to be
-// appended. An error means that the body as a whole is refused.
-func (a *API) readBatch(r *http.Request, client *esh3ar.Client, b *batch) error {
-	b.window.reset(r.Body)
+// readTexts reads the body and keeps the texts of its messages.
+func (a *API) readTexts(body io.Reader, b *batch) error {
+	b.window.reset(body)
 	if err := b.window.openMessages(); err != nil {
 		return err
 	}
-	trace := traceParent(r.Header)
 	for {
-		text, err := b.window.element(len(b.results))
+		text, err := b.window.element(len(b.texts))
 		switch {
 		case err != nil:
 			return err
 		case text == nil && !b.window.oversize:
-			return b.window.closeMessages(len(b.results))
-		case len(b.results) == esh3ar.MaxBatch:
+			return b.window.closeMessages(len(b.texts))
+		case len(b.texts) == esh3ar.MaxBatch:
 			return esh3ar.Errorf(esh3ar.KindTooLarge, "batch_too_long", "a batch has at most %d messages", esh3ar.MaxBatch)
 		}
-		var res result
-		if b.window.oversize {
-			res.err = esh3ar.Errorf(esh3ar.KindTooLarge, "message_too_large", "a message has at most %d bytes", esh3ar.MaxMessageBytes)
-		} else if res, err = a.prepare(r.Context(), client, b, text, trace); err != nil {
-			return err
+		if text != nil {
+			room, err := a.room(b, len(text))
+			if err != nil {
+				return err
+			}
+			text = append(room, text...)
+			b.free = b.free[len(text):]
 		}
-		b.results = append(b.results, res)
+		b.texts = append(b.texts, text)
 	}
 }
 
-// prepare reads one message of a batch. If it is fit to be accepted it becomes an item. The error
-// refuses the whole batch: it is no JSON, or there is no memory.
-func (a *API) prepare(ctx context.Context, client *esh3ar.Client, b *batch, text []byte, trace string) (result, error) {
+// prepareBatch makes a result of each text, and an item of each that is to be appended. An error means
+// that the batch as a whole is refused.
+func (a *API) prepareBatch(r *http.Request, client *esh3ar.Client, b *batch) error {
+	trace := traceParent(r.Header)
 	now := a.stamp()
+	ctx, cancel := context.WithTimeout(r.Context(), batchLookup)
+	defer cancel()
+	for _, text := range b.texts {
+		res := result{err: esh3ar.Errorf(esh3ar.KindTooLarge, "message_too_large", "a message has at most %d bytes", esh3ar.MaxMessageBytes)}
+		if text != nil {
+			var err error
+			if res, err = a.prepare(ctx, client, b, text, trace, now); err != nil {
+				return err
+			}
+		}
+		b.results = append(b.results, res)
+	}
+	return nil
+}
+
+// prepare reads one message of a batch. The error refuses the whole batch: it is no JSON, or there is
+// no memory.
+func (a *API) prepare(ctx context.Context, client *esh3ar.Client, b *batch, text []byte, trace string, now time.Time) (result, error) {
 	if err := b.read(text, now, true); err != nil {
 		if syntax := b.scanner.err; syntax != nil && syntax.Code == malformedCode {
 			return result{}, inMessage(len(b.results), syntax)
@@ -131,34 +160,36 @@ func (a *API) prepare(ctx context.Context, client *esh3ar.Client, b *batch, text
 		a.metrics.repeated.Inc()
 		return result{id: first.ID, to: first.To, at: first.AcceptedAt}, nil
 	}
-	// The strings of m are parts of the message's whole text, which is to be let go.
-	res := result{id: m.ID, to: strings.Clone(m.To), at: m.AcceptedAt, key: strings.Clone(m.Key), digest: m.Digest}
-	if res.key != "" {
-		if i, ok := b.keys[res.key]; ok {
-			if b.results[i].digest != res.digest {
+	if m.Key != "" {
+		if i, ok := b.keys[m.Key]; ok {
+			if b.results[i].digest != m.Digest {
 				return result{err: esh3ar.Errorf(esh3ar.KindMismatch, "idempotency_key_reused",
 					"message %d of the batch is another one with the same idempotency_key", i)}, nil
 			}
 			return result{sameAs: i + 1}, nil
 		}
-		b.keys[res.key] = len(b.results)
+		b.keys[m.Key] = len(b.results)
 	}
 	m.TraceParent = trace
-	rec, err := a.encode(b, m, len(text))
+	// A record is little longer than the JSON was. Where this estimate falls short, append moves it
+	// to memory of its own.
+	room, err := a.room(b, len(text)+1024)
 	if err != nil {
 		return result{}, err
 	}
+	rec := record.AppendMessage(room, m)
+	if len(rec) <= len(b.free) {
+		b.free = b.free[len(rec):]
+	}
 	b.items = append(b.items, journal.Item{Partition: journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, Record: rec})
 	b.indexes = append(b.indexes, len(b.results))
-	return res, nil
+	return result{id: m.ID, to: m.To, at: m.AcceptedAt, key: m.Key, digest: m.Digest}, nil
 }
 
-// encode returns the record of m, in the memory of a slab. Size is that of the message's JSON. The
-// error is of KindUnavailable: all batches together hold as much as they may.
-func (a *API) encode(b *batch, m *esh3ar.Message, size int) ([]byte, error) {
-	// A record is little longer than the JSON; where this estimate falls short, append moves it to
-	// memory of its own.
-	if len(b.free) < size+1024 {
+// room returns an empty slice with room for size bytes in the memory of a slab; the caller takes what
+// it used off b.free. The error is of KindUnavailable: all batches together hold as much as they may.
+func (a *API) room(b *batch, size int) ([]byte, error) {
+	if len(b.free) < size {
 		if a.batchBytes.Add(slabSize) > a.batchMemory {
 			a.batchBytes.Add(-slabSize)
 			return nil, esh3ar.Errorf(esh3ar.KindUnavailable, "overloaded", "too many batches arrive at one time; try again").After(time.Second)
@@ -167,11 +198,7 @@ func (a *API) encode(b *batch, m *esh3ar.Message, size int) ([]byte, error) {
 		b.slabs = append(b.slabs, s)
 		b.free = s[:]
 	}
-	rec := record.AppendMessage(b.free[:0], m)
-	if len(rec) <= len(b.free) {
-		b.free = b.free[len(rec):]
-	}
-	return rec[:len(rec):len(rec)], nil
+	return b.free[:0], nil
 }
 
 // settle brings what became of the items into the results.
@@ -239,10 +266,11 @@ func (a *API) recycle(b *batch) {
 	}
 	a.batchBytes.Add(-slabSize * int64(len(b.slabs)))
 	clear(b.slabs)
+	clear(b.texts)
 	clear(b.results)
 	clear(b.items)
 	clear(b.keys)
-	b.slabs, b.results, b.items, b.indexes = b.slabs[:0], b.results[:0], b.items[:0], b.indexes[:0]
+	b.slabs, b.texts, b.results, b.items, b.indexes = b.slabs[:0], b.texts[:0], b.results[:0], b.items[:0], b.indexes[:0]
 	b.free = nil
 	b.window.reset(nil)
 	b.reset("")

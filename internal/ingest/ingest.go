@@ -82,8 +82,8 @@ type Options struct {
 	// RecentKeys is how many used idempotency keys are remembered in memory, some 200 bytes each;
 	// older ones are looked up. Default 65,536.
 	RecentKeys int
-	// BatchMemory bounds the bytes of encoded messages that batch requests hold while they are
-	// read, all together; a batch that does not find room is refused with 503. Default 64 MiB.
+	// BatchMemory bounds what the batch requests under way hold, all together: some twice the size
+	// of their bodies. A batch that does not find room is refused with 503. Default 64 MiB.
 	BatchMemory int64
 	// KeyMaxAge is after what time a revoked API key stops to work. Each key in use is looked up
 	// twice in that time. Default 1 s.
