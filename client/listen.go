@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -180,7 +181,8 @@ func (l *Listener) connections(ctx context.Context, arrived chan<- Delivery, fin
 			case <-ctx.Done():
 				finish()
 				l.conn.Store(nil)
-				conn.Close()
+				// Closing waits for the goodbye to be written; how it went does not matter any more.
+				_ = conn.Close()
 				<-conn.Done()
 				return nil
 			}
@@ -235,6 +237,7 @@ func (l *Listener) connect(ctx context.Context, arrived chan<- Delivery) (*signa
 	l.conn.Store(conn)
 	if err := conn.Start(ctx); err != nil {
 		l.conn.Store(nil)
+		_ = conn.Close() // the attempt's error is the one that matters
 		return nil, err
 	}
 	return conn, nil
@@ -300,8 +303,12 @@ func (l *Listener) MarkAsRead(ctx context.Context, ids ...string) error {
 	return nil
 }
 
-// hopeless reports whether connecting again cannot help.
+// hopeless reports whether connecting again cannot help: the tokens' source, or the server with a token
+// fresh from it, says no.
 func hopeless(err error) bool {
-	p := asProblem(err)
-	return p != nil && !p.Temporary()
+	if p := asProblem(err); p != nil {
+		return !p.Temporary()
+	}
+	var refused *signalr.HTTPError
+	return errors.As(err, &refused) && (refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden)
 }
