@@ -74,10 +74,15 @@ func (c *benchLoadCmd) Run(ctx context.Context, std stdio) error {
 	} else {
 		err = printReport(std.out, report)
 	}
-	if err == nil && !report.Verdict.OK() {
-		err = exitCode(1)
+	switch {
+	case err != nil:
+		return err
+	case report.Verdict.Accepted == 0:
+		return errors.New("nothing was accepted")
+	case !report.Verdict.OK():
+		return exitCode(1)
 	}
-	return err
+	return nil
 }
 
 // benchWorker is the command of a worker process: this program again.

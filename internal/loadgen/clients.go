@@ -63,7 +63,7 @@ type Schedule struct {
 
 // ClientStats are the counts of Clients so far.
 type ClientStats struct {
-	// Connected is how many clients have had a connection.
+	// Connected is how many clients have a connection now.
 	Connected int64 `json:"connected"`
 	Accepted  int64 `json:"accepted"`
 	// Measured counts those of Accepted whose latency was recorded.
@@ -361,6 +361,7 @@ func (s *sender) hangUp() {
 	if s.wire != nil {
 		s.wire.conn.Close()
 		s.wire = nil
+		s.counters.connected.Add(-1)
 	}
 }
 

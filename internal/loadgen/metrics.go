@@ -106,7 +106,11 @@ func (s samples) since(earlier samples) []StageReport {
 		if len(rest) > 0 {
 			base += "{" + strings.Join(rest, ",") + "}"
 		}
-		stages[base] = append(stages[base], bucket{bound, v - earlier[name]})
+		grown := v - earlier[name]
+		if grown < 0 { // the server was restarted, and its counters with it
+			grown = v
+		}
+		stages[base] = append(stages[base], bucket{bound, grown})
 	}
 	var out []StageReport
 	for name, buckets := range stages {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"syscall"
 	"time"
 )
 
@@ -125,8 +126,8 @@ func (w *worker) serve(ctx context.Context) error {
 	} else {
 		last, err = w.clients(ctx, o.Job, ledger)
 	}
-	if err != nil {
-		err = fmt.Errorf("%w (this process may have %d files open)", err, limit)
+	if errors.Is(err, syscall.EMFILE) {
+		err = fmt.Errorf("%w: the limit of this process is %d open files; see ulimit -n", err, limit)
 	}
 	if err := errors.Join(err, ledger.Close()); err != nil {
 		return err
