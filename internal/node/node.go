@@ -23,6 +23,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/breaker"
 	"github.com/esh3artech/esh3ar/internal/store/sqlite"
 	"github.com/esh3artech/esh3ar/signalr"
 )
@@ -50,7 +51,8 @@ type Node struct {
 	log *slog.Logger
 
 	clock    *clock.Clock
-	store    store.Store
+	store    store.Store    // as it is, for what goes on in the background
+	guarded  *breaker.Store // behind a circuit breaker, for everything that somebody waits for
 	nats     *cluster.Server
 	journal  *jetstream.Log
 	appender *journal.Appender
@@ -119,8 +121,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 
 	n.health = health.New(log)
 	registry := n.health.Registry()
+	n.guarded = breaker.New(n.store, breaker.Options{Logger: log, Metrics: registry})
 	if n.dispatch, err = dispatch.New(dispatch.Options{
-		Log: n.journal, Store: n.store, Shards: cfg.Shards,
+		Log: n.journal, Store: n.guarded, Shards: cfg.Shards,
 		Params: delivery.Params{
 			Window: cfg.Window, WindowBytes: 1 << 20, Hold: 2 * cfg.Window, Settle: settle,
 			AckTimeout: cfg.AckTimeout, MaxAttempts: cfg.MaxAttempts,
@@ -149,7 +152,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
-		Keys: n.store, Journal: n.appender, Messages: messages{n.store, n.dispatch}, Tokens: tokens,
+		Keys: n.guarded, Journal: n.appender, Messages: messages{n.guarded, n.dispatch}, Tokens: tokens,
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
