@@ -1,0 +1,177 @@
+// Package postgres keeps the message store in PostgreSQL: the backend for production and clusters.
+//
+// A commit takes two round trips: the first locks the shard's row and looks up what is known of the
+// batch's messages, the second writes everything and commits. Statements take whole columns as
+// arrays, so that hundreds of rows cost one statement.
+package postgres
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/migration"
+)
+
+// Options tune a Store. The zero value is what production uses.
+type Options struct {
+	// Conns is the largest number of connections, 16 if zero. Each shard of this node needs one
+	// while it commits; the rest serve reads.
+	Conns int32
+	// NoMigrate keeps Open from changing the schema: it fails if a migration is pending. For
+	// deployments where the program may not.
+	NoMigrate bool
+	// Dial, if set, makes the network connections.
+	Dial pgconn.DialFunc
+}
+
+// Store is the PostgreSQL store. Its methods are safe for concurrent use, also over several nodes.
+type Store struct {
+	pool *pgxpool.Pool
+	days *days
+}
+
+var (
+	_ store.Store        = (*Store)(nil)
+	_ store.Pruner       = (*Store)(nil)
+	_ store.RejectReader = (*Store)(nil)
+)
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// settings of every connection, where the connection string does not say otherwise.
+//
+// All our queries find rows by an index, and few of them. The planner is told so, because statistics
+// of tables that grow by the hour mislead it, and a plan made for an empty table is kept for long.
+// A connection that holds a shard's row and falls silent gives it up, so that the next owner's claim
+// does not wait for a dead node.
+var settings = map[string]string{
+	"application_name":                    "esh3ar",
+	"enable_seqscan":                      "off",
+	"enable_bitmapscan":                   "off",
+	"enable_hashjoin":                     "off",
+	"enable_mergejoin":                    "off",
+	"jit":                                 "off",
+	"plan_cache_mode":                     "force_generic_plan",
+	"idle_in_transaction_session_timeout": "10s",
+}
+
+// Open connects to the database of a connection string (a URL or key=value pairs), brings its schema
+// up to date and makes today's partition. Poolers that do not keep a session for
+// a client, such as PgBouncer's transaction mode, will not do: statements are prepared by name.
+func Open(ctx context.Context, url string, opts Options) (*Store, error) {
+	if opts.Conns == 0 {
+		opts.Conns = 16
+	}
+	config, err := configure(url, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := withMigrations(config.ConnConfig, func(set *migration.Set) error {
+		if !opts.NoMigrate {
+			return set.Up(ctx)
+		}
+		pending, err := set.Pending(ctx)
+		if err == nil && pending {
+			err = errors.New("store: the database needs a migration first")
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	s := &Store{pool: pool, days: newDays(pool)}
+	if err := s.days.ensure(ctx, dayOf(time.Now().UnixMicro())); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func configure(url string, opts Options) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("store: connection string: %w", err)
+	}
+	for k, v := range settings {
+		if _, set := config.ConnConfig.RuntimeParams[k]; !set {
+			config.ConnConfig.RuntimeParams[k] = v
+		}
+	}
+	if opts.Dial != nil {
+		config.ConnConfig.DialFunc = opts.Dial
+	}
+	config.MaxConns = opts.Conns
+	config.AfterConnect = prepare
+	return config, nil
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.pool.Close()
+	return nil
+}
+
+// Ping implements store.Store.
+func (s *Store) Ping(ctx context.Context) error { return classify(s.pool.Ping(ctx)) }
+
+// Migrate brings the schema of a database up to date. Open does it by itself unless told not to.
+// Several nodes may do it at the same time: one does the work, the others wait.
+func Migrate(ctx context.Context, url string) error {
+	return withURL(url, func(set *migration.Set) error { return set.Up(ctx) })
+}
+
+// Migrations returns the schema's migrations and which of them the database has.
+func Migrations(ctx context.Context, url string) (list []migration.Migration, err error) {
+	err = withURL(url, func(set *migration.Set) error {
+		list, err = set.Status(ctx)
+		return err
+	})
+	return list, err
+}
+
+func withURL(url string, do func(*migration.Set) error) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return fmt.Errorf("store: connection string: %w", err)
+	}
+	return withMigrations(config, do)
+}
+
+func withMigrations(config *pgx.ConnConfig, do func(*migration.Set) error) (err error) {
+	config = config.Copy()
+	// A migration may be long in one transaction and may need any plan.
+	for k := range settings {
+		delete(config.RuntimeParams, k)
+	}
+	db := stdlib.OpenDB(*config)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	files, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		return err
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("store: migration lock: %w", err)
+	}
+	set, err := migration.New(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return err
+	}
+	return do(set)
+}
