@@ -141,8 +141,8 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 	return s.running.InProcessConn()
 }
 
-// WriteError returns the error that has stopped writes to a stream, or nil. It
-// stays until Restart.
+// WriteError returns the error that has stopped writes to a stream or kept it
+// from being recovered, or nil. It stays until Restart.
 func (s *Server) WriteError() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -53,7 +53,8 @@ type Host interface {
 	// streams.
 	FreeBytes() (uint64, error)
 
-	// WriteError returns the error that has stopped writes, until Restart.
+	// WriteError returns the error that has stopped writes to a stream or kept
+	// it from being recovered. It stays until Restart.
 	WriteError() error
 
 	// Restart closes and opens the server. Connections come back by themselves.
@@ -167,10 +168,18 @@ func (l *Log) open(ctx context.Context) (err error) {
 	if err := l.publish.start(l.nc); err != nil {
 		return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
 	}
+	host, hosted := l.opts.Server.(Host)
+	if hosted {
+		// A stream that could not be recovered looks like one that does not
+		// exist, and must not be created anew over its remains.
+		if err := host.WriteError(); err != nil {
+			return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+		}
+	}
 	if l.streams, err = l.openStreams(ctx); err != nil {
 		return err
 	}
-	if host, ok := l.opts.Server.(Host); ok {
+	if hosted {
 		l.guard = newGuard(host, l.opts.DiskReserve, l.opts.Logger)
 		l.running.Go(func() {
 			l.guard.run(l.ctx, func(err error) { l.publish.failAll(err) })

@@ -21,6 +21,10 @@ const (
 	// ids: two appends of the same bytes are two entries.
 	duplicateWindow = 100 * time.Millisecond
 
+	// shardsKey is under which a stream's metadata says of how many it is one.
+	// Another number would send recipients to other shards than before.
+	shardsKey = "esh3ar-shards"
+
 	// filler is the last token of the subject of the empty entries that only
 	// use up sequences. No tier has that name.
 	filler = "filler"
@@ -81,6 +85,9 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 		return nil, err
 	}
 	have := s.CachedInfo().Config
+	if shards := have.Metadata[shardsKey]; shards != strconv.Itoa(l.opts.Shards) {
+		return nil, fmt.Errorf("it is one of %s shards, not of %d: their number cannot be changed", shards, l.opts.Shards)
+	}
 	if have.MaxBytes != l.opts.MaxBytes || have.Replicas != l.opts.Replicas {
 		want := l.streamConfig(shard, have.FirstSeq)
 		if s, err = l.js.UpdateStream(ctx, want); err != nil {
@@ -110,6 +117,7 @@ func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {
 		Duplicates: duplicateWindow,
 		Replicas:   l.opts.Replicas,
 		FirstSeq:   firstSeq,
+		Metadata:   map[string]string{shardsKey: strconv.Itoa(l.opts.Shards)},
 	}
 }
 
