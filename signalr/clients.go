@@ -43,7 +43,7 @@ func (r *registry) add(c *Conn) {
 	p.mu.Lock()
 	p.conns[c.id] = c
 	p.mu.Unlock()
-	if user := c.identity.UserID; user != "" {
+	if user := c.userID; user != "" {
 		p := r.part(user)
 		p.mu.Lock()
 		p.users[user] = append(p.users[user], c)
@@ -58,7 +58,7 @@ func (r *registry) remove(c *Conn) {
 	p.mu.Lock()
 	delete(p.conns, c.id)
 	p.mu.Unlock()
-	if user := c.identity.UserID; user != "" {
+	if user := c.userID; user != "" {
 		p := r.part(user)
 		p.mu.Lock()
 		left := slices.DeleteFunc(p.users[user], func(o *Conn) bool { return o == c })

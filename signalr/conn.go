@@ -57,39 +57,37 @@ type Conn struct {
 	hub        *Hub
 	id         string
 	token      string // secret; equal to id for negotiation version 0
-	identity   Identity
+	userID     string
+	claims     any
+	expires    int64 // server clock; 0: never
 	query      string
 	remoteAddr string
-	kind       Transport
-	stateful   bool       // negotiated
-	place      wheelPlace // guarded by wheel.mu
 	born       int64      // server clock
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	inline inlineContext // ctx, marked; see Invoke
-
-	// recv is held while received data is handled, so that handlers that run
-	// in order do so whichever goroutine received their messages.
-	recv    sync.Mutex
-	message protocol.Message // scratch of the reader
-	partial []byte           // beginning of a message whose end has not come
+	place      wheelPlace // guarded by wheel.mu
+	kind       Transport
+	stateful   bool // negotiated
 
 	binary    atomic.Bool  // the protocol is, once the handshake was
 	busy      atomic.Bool  // received data is being handled
 	lastRead  atomic.Int64 // server clock
 	lastWrite atomic.Int64
 
+	// recv is held while received data is handled, so that handlers that run
+	// in order do so whichever goroutine received their messages.
+	recv    sync.Mutex
+	partial []byte // beginning of a message whose end has not come
+
 	mu        sync.Mutex
 	state     connState
+	opened    bool // OnConnected was called
+	finishing bool
+	gone      bool           // a long polling client has seen the end
 	codec     protocol.Codec // set by the handshake
 	transport transport      // nil: waiting for a stateful reconnect
 	out       outbox
-	cause     ending
-	deadline  int64 // server clock: of greeting, closing, or of being without transport
-	opened    bool  // OnConnected was called
-	finishing bool
-	gone      bool // a long polling client has seen the end
+	cause     *ending      // why it is not open any more
+	deadline  int64        // server clock: of greeting, closing, or of being without transport
+	life      *lifeContext // made when somebody asks
 	value     any
 	groups    map[string]struct{}
 	space     chan struct{} // closed when the outbox has room again; nil: nobody waits
@@ -119,13 +117,14 @@ type ending struct {
 func (h *Hub) newConn(id, token string, identity Identity, kind Transport) *Conn {
 	now := h.server.now()
 	c := &Conn{
-		hub: h, id: id, token: token, identity: identity, kind: kind,
+		hub: h, id: id, token: token, userID: identity.UserID, claims: identity.Claims, kind: kind,
 		born: now, deadline: now + int64(h.opts.HandshakeTimeout),
+	}
+	if !identity.Expires.IsZero() {
+		c.expires = max(1, now+int64(time.Until(identity.Expires)))
 	}
 	c.lastRead.Store(now)
 	c.lastWrite.Store(now)
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.inline = inlineContext{Context: c.ctx, conn: c}
 	if n := h.opts.MaxParallelInvocations; n > 1 {
 		c.slots = make(chan struct{}, n)
 	}
@@ -136,10 +135,10 @@ func (h *Hub) newConn(id, token string, identity Identity, kind Transport) *Conn
 func (c *Conn) ID() string { return c.id }
 
 // UserID is the user id that HubOptions.Authenticate returned.
-func (c *Conn) UserID() string { return c.identity.UserID }
+func (c *Conn) UserID() string { return c.userID }
 
 // Claims are what HubOptions.Authenticate returned beside the user id.
-func (c *Conn) Claims() any { return c.identity.Claims }
+func (c *Conn) Claims() any { return c.claims }
 
 // Query returns the query of the request that connected, without the
 // connection token and the access token.
@@ -169,7 +168,7 @@ func protocolOf(codec protocol.Codec) Protocol {
 }
 
 // Context is done when the connection has ended or is being closed.
-func (c *Conn) Context() context.Context { return c.ctx }
+func (c *Conn) Context() context.Context { return (*connContext)(c) }
 
 // Value returns what SetValue stored.
 func (c *Conn) Value() any {
@@ -254,7 +253,7 @@ func (c *Conn) endLocked(e ending) {
 	}
 	wasOpen := c.state == stateOpen
 	c.state = stateClosing
-	c.cause = e
+	c.cause = &e
 	c.deadline = c.hub.server.now() + int64(closeTimeout)
 	if e.discard || e.cut {
 		c.out.clear()
@@ -263,7 +262,9 @@ func (c *Conn) endLocked(e ending) {
 		c.out.push(entry{data: c.codec.AppendClose(nil, e.text, e.allowReconnect)})
 	}
 	c.releaseSpace()
-	c.cancel()
+	if c.life != nil {
+		c.life.cancel()
+	}
 	if len(c.calls.pending) > 0 {
 		c.tasks.Go(c.failCalls)
 	}
@@ -338,7 +339,7 @@ func (c *Conn) finish() {
 			f(c.kind, c.Protocol(), e.reason, time.Duration(h.server.now()-c.born))
 		}
 	}
-	h.server.log.Debug("signalr: connection closed", "connection", c.id, "user", c.identity.UserID,
+	h.server.log.Debug("signalr: connection closed", "connection", c.id, "user", c.userID,
 		"transport", c.kind.String(), "reason", e.reason, "error", e.err)
 
 	c.mu.Lock()
@@ -392,7 +393,7 @@ func (c *Conn) tick(now int64) {
 			c.transport.cut()
 		}
 	case stateOpen:
-		if !c.identity.Expires.IsZero() && !time.Now().Before(c.identity.Expires) {
+		if c.expires != 0 && now >= c.expires {
 			c.endLocked(ending{reason: CloseExpired, err: errExpired, notify: true, allowReconnect: true})
 			return
 		}
@@ -441,20 +442,4 @@ func storedQuery(r *url.URL) string {
 		kept = append(kept, part)
 	}
 	return strings.Clone(strings.Join(kept, "&"))
-}
-
-// inlineContext marks the context of handlers that run on the reader's
-// goroutine.
-type inlineContext struct {
-	context.Context
-	conn *Conn
-}
-
-type inlineKey struct{}
-
-func (c *inlineContext) Value(key any) any {
-	if key == (inlineKey{}) {
-		return c.conn
-	}
-	return c.Context.Value(key)
 }

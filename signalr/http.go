@@ -157,7 +157,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, identity Identity)
 	switch {
 	case c == nil:
 		return errUnknownID
-	case c.identity.UserID != identity.UserID:
+	case c.userID != identity.UserID:
 		return errOtherUser
 	case c.kind != kind:
 		return errOtherTransport
@@ -204,7 +204,7 @@ func (h *Hub) connection(r *http.Request, identity Identity) (*Conn, error) {
 	if c == nil {
 		return nil, errUnknownID
 	}
-	if c.identity.UserID != identity.UserID {
+	if c.userID != identity.UserID {
 		return nil, errOtherUser
 	}
 	return c, nil

@@ -198,10 +198,10 @@ type Hub struct {
 	methods map[string]*method // by the registered name
 	lower   map[string]*method // by the lower-case name
 
-	mu          sync.Mutex
-	negotiated  map[string]*negotiation // by token
-	negotiation negotiationQueue        // oldest first
-	byToken     map[string]*Conn        // connected or about to be
+	mu         sync.Mutex
+	negotiated map[string]*negotiation // by token
+	expiries   negotiationQueue        // of negotiated
+	byToken    map[string]*Conn        // connected or about to be
 }
 
 func newHub(s *Server, opts HubOptions) *Hub {

@@ -14,7 +14,12 @@ import (
 	"github.com/esh3artech/esh3ar/signalr/client"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if runIdleRole() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A fixture is a running server with one hub at /hub.
 type fixture struct {

@@ -12,24 +12,31 @@ type negotiation struct {
 	id, token string
 	identity  Identity
 	stateful  bool
-	expires   int64 // server clock
 }
 
-// negotiationQueue holds negotiations in the order in which they expire, which
-// is that in which they were made. Used ones stay in it until their time.
+// negotiationQueue holds the tokens of negotiations in the order in which they
+// expire, which is that in which they were made. Used ones stay in it until
+// their time.
 type negotiationQueue struct {
-	list []*negotiation
+	list []negotiationExpiry
 	head int
 }
 
-func (q *negotiationQueue) push(n *negotiation) { q.list = append(q.list, n) }
+type negotiationExpiry struct {
+	token string
+	at    int64 // server clock
+}
 
-func (q *negotiationQueue) popExpired(now int64) *negotiation {
-	if q.head == len(q.list) || q.list[q.head].expires > now {
-		return nil
+func (q *negotiationQueue) push(token string, at int64) {
+	q.list = append(q.list, negotiationExpiry{token, at})
+}
+
+func (q *negotiationQueue) popExpired(now int64) (token string, ok bool) {
+	if q.head == len(q.list) || q.list[q.head].at > now {
+		return "", false
 	}
-	n := q.list[q.head]
-	q.list[q.head] = nil
+	token = q.list[q.head].token
+	q.list[q.head] = negotiationExpiry{}
 	q.head++
 	switch {
 	case q.head == len(q.list):
@@ -39,7 +46,7 @@ func (q *negotiationQueue) popExpired(now int64) *negotiation {
 		clear(q.list[k:])
 		q.list, q.head = q.list[:k], 0
 	}
-	return n
+	return token, true
 }
 
 // negotiateResponse is the answer to a negotiation.
@@ -136,9 +143,8 @@ func (h *Hub) addNegotiation(n *negotiation) error {
 	if len(h.negotiated) >= h.server.opts.MaxNegotiations {
 		return errTooManyNegotiated
 	}
-	n.expires = h.server.now() + int64(h.opts.DisconnectTimeout)
 	h.negotiated[n.token] = n
-	h.negotiation.push(n)
+	h.expiries.push(n.token, h.server.now()+int64(h.opts.DisconnectTimeout))
 	h.server.wheel.start()
 	return nil
 }
@@ -156,10 +162,8 @@ func (h *Hub) takeNegotiation(token string) *negotiation {
 func (h *Hub) expireNegotiations(now int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for n := h.negotiation.popExpired(now); n != nil; n = h.negotiation.popExpired(now) {
-		if h.negotiated[n.token] == n {
-			delete(h.negotiated, n.token)
-		}
+	for token, ok := h.expiries.popExpired(now); ok; token, ok = h.expiries.popExpired(now) {
+		delete(h.negotiated, token)
 	}
 }
 
@@ -167,5 +171,5 @@ func (h *Hub) dropNegotiations() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.negotiated)
-	h.negotiation = negotiationQueue{}
+	h.expiries = negotiationQueue{}
 }

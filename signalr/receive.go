@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/esh3artech/esh3ar/signalr/internal/protocol"
@@ -67,6 +68,8 @@ func (c *Conn) receiveLocked(t transport, data []byte, text bool) bool {
 		return false
 	}
 	limit := c.hub.opts.MaxMessageSize
+	m := parsed.Get().(*protocol.Message)
+	defer parsed.Put(m)
 	for len(data) > 0 {
 		message, rest, err := codec.Next(data, limit)
 		if err != nil {
@@ -80,17 +83,20 @@ func (c *Conn) receiveLocked(t transport, data []byte, text bool) bool {
 		if f := c.hub.server.opts.Metrics.Received; f != nil {
 			f(len(data) - len(rest))
 		}
-		if err := codec.Parse(message, &c.message); err != nil {
+		if err := codec.Parse(message, m); err != nil {
 			c.endProtocol(err)
 			return false
 		}
-		if !c.handle(&c.message) {
+		if !c.handle(m) {
 			return false
 		}
 		data = rest
 	}
 	return true
 }
+
+// parsed are messages as they are parsed, which idle connections do without.
+var parsed = sync.Pool{New: func() any { return new(protocol.Message) }}
 
 // keepPartial keeps the beginning of a message until the rest comes. The
 // codecs bound its size.
@@ -151,7 +157,7 @@ func (c *Conn) greet(data []byte) (rest []byte, ok bool) {
 	}
 	if h.opts.OnConnected != nil {
 		var err error
-		if !h.safely("OnConnected", func() { err = h.opts.OnConnected(&c.inline, c) }) {
+		if !h.safely("OnConnected", func() { err = h.opts.OnConnected((*inlineContext)(c), c) }) {
 			err = errHandlerPanic
 		}
 		if err != nil {
@@ -242,7 +248,7 @@ func (c *Conn) invoked(m *protocol.Message) bool {
 	if c.slots == nil {
 		inv := invocations.get()
 		inv.set(c, method, id, c.codec, m.Args)
-		c.run(&c.inline, inv)
+		c.run((*inlineContext)(c), inv)
 		inv.release()
 		return !c.isEnding()
 	}
@@ -250,7 +256,7 @@ func (c *Conn) invoked(m *protocol.Message) bool {
 	// nothing more is read.
 	select {
 	case c.slots <- struct{}{}:
-	case <-c.ctx.Done():
+	case <-c.Context().Done():
 		return false
 	}
 	inv := invocations.get()
@@ -258,7 +264,7 @@ func (c *Conn) invoked(m *protocol.Message) bool {
 	inv.copyArgs(m.Args)
 	c.tasks.Go(func() {
 		defer func() { <-c.slots }()
-		c.run(c.ctx, inv)
+		c.run(c.Context(), inv)
 		inv.release()
 	})
 	return true

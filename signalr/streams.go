@@ -49,7 +49,7 @@ func (c *Conn) startStream(m *method, id string, msg *protocol.Message) bool {
 		names[i] = string(name)
 		uploads[i] = &upload{items: make(chan []byte, c.hub.opts.StreamBuffer), done: make(chan struct{})}
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
+	ctx, cancel := context.WithCancel(c.lifetime())
 	refusal, err := c.addStreams(m, id, names, uploads, cancel)
 	if refusal != "" || err != nil {
 		cancel()
@@ -156,7 +156,7 @@ func (c *Conn) itemReceived(m *protocol.Message) bool {
 	select {
 	case u.items <- append([]byte(nil), m.Value...):
 	case <-u.done:
-	case <-c.ctx.Done():
+	case <-c.lifetime().Done():
 		return false
 	}
 	return true
@@ -212,11 +212,11 @@ func (r *StreamReader[T]) Next(ctx context.Context) (T, error) {
 	case raw, ok := <-r.upload.items:
 		return r.decode(raw, ok)
 	case <-ctx.Done():
-		if r.conn.ctx.Err() != nil {
+		if r.conn.lifetime().Err() != nil {
 			return item, ErrClosed
 		}
 		return item, ctx.Err()
-	case <-r.conn.ctx.Done():
+	case <-r.conn.lifetime().Done():
 		return item, ErrClosed
 	}
 }

@@ -30,13 +30,17 @@ type webSocket struct {
 	socket  *gws.Conn
 	net     net.Conn
 	flushes sync.WaitGroup
+	flusher func() // t.flush, made once so that starting it does not allocate
+	lost    error  // why the socket ended, once it has
 }
 
 // Received WebSocket messages may hold many hub messages; this much more than
 // one.
 const webSocketSlack = 64 << 10
 
-const webSocketReadBuffer = 1 << 10
+// What does not fit is read past the buffer: it is for headers and short
+// messages, and idle connections hold it.
+const webSocketReadBuffer = 256
 
 // newUpgrader returns the library's side of the WebSockets of one hub.
 func newUpgrader(maxMessage int) *gws.Upgrader {
@@ -45,7 +49,7 @@ func newUpgrader(maxMessage int) *gws.Upgrader {
 		ReadBufferSize:     webSocketReadBuffer,
 		ParallelGolimit:    1,
 		CheckUtf8Enabled:   true,
-		NewSession:         func() gws.SessionStorage { return new(webSocketSession) },
+		NewSession:         func() gws.SessionStorage { return new(webSocket) },
 	})
 }
 
@@ -56,7 +60,6 @@ func (h *Hub) serveWebSocket(w http.ResponseWriter, r *http.Request, c *Conn, ag
 	if err != nil {
 		if !again {
 			h.server.release()
-			c.cancel()
 		}
 		if refusal := (*HTTPError)(nil); errors.As(err, &refusal) {
 			return refusal
@@ -96,8 +99,9 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, c *Conn) (*webSock
 	if err != nil {
 		return nil, err
 	}
-	t := &webSocket{conn: c, socket: socket, net: raw}
-	socket.Session().(*webSocketSession).transport = t
+	t := socket.Session().(*webSocket)
+	t.conn, t.socket, t.net = c, socket, raw
+	t.flusher = t.flush
 	return t, nil
 }
 
@@ -130,13 +134,13 @@ func (t *webSocket) readLoop() (err error) {
 		}
 	}()
 	t.socket.ReadLoop()
-	return t.socket.Session().(*webSocketSession).err
+	return t.lost
 }
 
 // wake implements transport.
 func (t *webSocket) wake() {
 	t.flushes.Add(1)
-	go t.flush()
+	go t.flusher()
 }
 
 // hurry implements transport.
@@ -274,34 +278,30 @@ func (g *guardedConn) Write(b []byte) (int, error) {
 	return g.Conn.Write(b)
 }
 
-// webSocketSession ties the library's connection to ours. It implements
-// gws.SessionStorage, of which nothing else is used.
-type webSocketSession struct {
-	transport *webSocket
-	err       error // why the socket ended
-}
+// The methods by which a webSocket is the library's session storage, which ties
+// the library's connection to ours and stores nothing.
 
-func (*webSocketSession) Len() int                     { return 0 }
-func (*webSocketSession) Load(string) (any, bool)      { return nil, false }
-func (*webSocketSession) Delete(string)                {}
-func (*webSocketSession) Store(string, any)            {}
-func (*webSocketSession) Range(func(string, any) bool) {}
+func (*webSocket) Len() int                     { return 0 }
+func (*webSocket) Load(string) (any, bool)      { return nil, false }
+func (*webSocket) Delete(string)                {}
+func (*webSocket) Store(string, any)            {}
+func (*webSocket) Range(func(string, any) bool) {}
 
 // webSocketEvents receives what the library reads.
 type webSocketEvents struct{ gws.BuiltinEventHandler }
 
 func (webSocketEvents) OnClose(socket *gws.Conn, err error) {
-	socket.Session().(*webSocketSession).err = err
+	socket.Session().(*webSocket).lost = err
 }
 
 func (webSocketEvents) OnPing(socket *gws.Conn, payload []byte) {
-	t := socket.Session().(*webSocketSession).transport
+	t := socket.Session().(*webSocket)
 	t.conn.lastRead.Store(t.conn.hub.server.now())
 	_ = t.writeFrame(gws.OpcodePong, payload, t.conn.hub.opts.WriteTimeout)
 }
 
 func (webSocketEvents) OnMessage(socket *gws.Conn, message *gws.Message) {
-	t := socket.Session().(*webSocketSession).transport
+	t := socket.Session().(*webSocket)
 	t.conn.receive(t, message.Bytes(), message.Opcode == gws.OpcodeText)
 	_ = message.Close()
 }
