@@ -67,7 +67,7 @@ var successors = [statusEnd][]Status{
 	StatusRead:        nil,
 	StatusExpired:     {StatusDelivered},
 	StatusCanceled:    {StatusDelivered},
-	StatusUndelivered: {StatusQueued, StatusDelivered},
+	StatusUndelivered: {StatusQueued, StatusDelivered, StatusUndelivered}, // the last: discarded
 }
 
 // ParseStatus returns the status of that name. Its error is of KindInvalid.
@@ -128,6 +128,7 @@ const (
 	ReasonUndecodable      Reason = "undecodable"
 	ReasonRefusedByStore   Reason = "refused_by_store"
 	ReasonReplay           Reason = "replay"
+	ReasonDiscarded        Reason = "discarded"            // perhaps followed by ": " and somebody's words
 	ReasonLateAck          Reason = "late_acknowledgement" // delivered although already expired, canceled or undelivered
 )
 

@@ -25,6 +25,11 @@ type Params struct {
 	// MaxAttempts is the number of failed attempts after which a message is undelivered.
 	MaxAttempts int
 	Backoff     Backoff
+	// Strikes is the number of failed attempts in a row that opens the recipient's circuit breaker; 0
+	// means never. Pause is how long it stays open before one message may try; it doubles with each
+	// further failure, six times at most.
+	Strikes int
+	Pause   time.Duration
 }
 
 // Item is one message in memory. It belongs to one Recipient, which alone changes it.
@@ -69,6 +74,10 @@ const (
 	// settled a moment ago), and bring it with Settle. There may be none, or another recipient's: then
 	// it is none of the device's business, and nothing is to be done.
 	Late
+	// Open: the recipient's circuit breaker is open Until then. Nothing is to be done but to tell it.
+	Open
+	// Close: the recipient's circuit breaker is closed again.
+	Close
 )
 
 // Effect is one thing for the driver to do. The stores of one recipient (Save, Park, Done) are committed
@@ -92,6 +101,8 @@ type Effect struct {
 	Ticket        uint64 // Read
 	After, Before uint64
 	Limit         int
+
+	Until time.Time // Open
 
 	ID   esh3ar.ID // Late
 	Read bool      // Late: a read receipt rather than an acknowledgement

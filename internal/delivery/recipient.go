@@ -65,6 +65,8 @@ type Recipient struct {
 	// gate is the number of commits that must be known before the next read, so that it sees them.
 	gate uint64
 
+	breaker breaker
+
 	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
 	flushAt time.Time
 }
@@ -98,6 +100,9 @@ func (r *Recipient) Wake() time.Time {
 		if l.queue.len() > 0 && !l.resume.IsZero() {
 			at = earlier(at, l.resume)
 		}
+	}
+	if r.waiting > 0 && r.flying == 0 && r.breaker.probing() {
+		at = earlier(at, r.breaker.until)
 	}
 	return at
 }
@@ -160,6 +165,7 @@ func (r *Recipient) Attach(c Conn, now time.Time, out []Effect) []Effect {
 	for _, l := range r.lanes {
 		l.resume = time.Time{}
 	}
+	out = r.close(out)
 	return r.pump(now, out)
 }
 
@@ -216,6 +222,7 @@ func (r *Recipient) Acknowledge(ids []esh3ar.ID, read bool, now time.Time, out [
 			out = append(out, Effect{Action: Late, ID: id, Read: read})
 			continue
 		}
+		out = r.close(out)
 		out = r.shown(it, read, now, out)
 	}
 	return r.pump(now, out)
@@ -338,20 +345,7 @@ func (r *Recipient) Due(it *Item, now time.Time, out []Effect) []Effect {
 	if it.State.Status != esh3ar.StatusScheduled {
 		return out
 	}
-	it.State.NotBefore = time.Time{}
-	if len(r.conns) == 0 {
-		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonRecipientOffline)
-		out = r.park(it, out)
-		r.gate = r.reports // its Ord is old: a read that does not see it would go past it
-		return out
-	}
-	// Its Ord is old, so the store's cursor may be past it: it is held whatever the Hold says. The
-	// driver's scan bounds how many come at once. Scheduled messages are outside the promise of order.
-	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
-	out = r.hand(Save, it, out)
-	r.lane(it.Message.Client).queue.push(it)
-	r.waiting++
-	return r.pump(now, out)
+	return r.admit(it, esh3ar.ReasonNone, now, out)
 }
 
 // Flush saves every change that is not saved yet.
@@ -403,6 +397,9 @@ func (r *Recipient) fail(l *lane, now time.Time, out []Effect) []Effect {
 		failed.State.NotBefore = l.resume
 		failed.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonAckTimeout)
 	}
+	if r.breaker.strike(r.params, now) {
+		out = append(out, Effect{Action: Open, Until: r.breaker.until})
+	}
 	r.touch(now)
 	for _, it := range back {
 		if it == failed {
@@ -417,9 +414,17 @@ func (r *Recipient) fail(l *lane, now time.Time, out []Effect) []Effect {
 	return out
 }
 
+// close closes the breaker.
+func (r *Recipient) close(out []Effect) []Effect {
+	if r.breaker.reset() {
+		out = append(out, Effect{Action: Close})
+	}
+	return out
+}
+
 // pump sends what may be sent, and reads on when there is room.
 func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
-	for len(r.conns) > 0 && r.waiting > 0 {
+	for len(r.conns) > 0 && r.waiting > 0 && !r.breaker.open(now) {
 		l := r.next(now)
 		if l == nil {
 			break
@@ -431,7 +436,7 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 			out = r.finish(it, esh3ar.StatusExpired, now, esh3ar.ReasonTTL, out)
 			continue
 		}
-		if r.flying > 0 && (r.flying >= r.params.Window || r.flyingBytes+it.size() > r.params.WindowBytes) {
+		if r.flying > 0 && (r.breaker.probing() || r.flying >= r.params.Window || r.flyingBytes+it.size() > r.params.WindowBytes) {
 			break
 		}
 		l.queue.remove(0)

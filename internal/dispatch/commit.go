@@ -144,6 +144,9 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 			p := pending{change: store.Change{
 				Message: e.Item.Message, State: e.State, Ord: e.Item.Ord, From: store.InQueue, NewFrom: e.NewFrom,
 			}}
+			if e.NewFrom > 0 && e.State.Timeline[e.NewFrom-1].Status.Final() {
+				p.change.From = store.InHistory
+			}
 			if e.Fresh {
 				p.change.From = store.Nowhere
 				p.origin, _ = e.Item.Origin.(*entry)
@@ -406,12 +409,12 @@ func (c *committer) reached(ctx context.Context, want [esh3ar.Tiers]uint64) bool
 	return c.until(ctx, func() bool { return reached(c.done, want) })
 }
 
-// settled waits until every change that waits now is stored, or ctx ends.
-func (c *committer) settled(ctx context.Context) {
+// settled waits until every change that waits now is stored. It reports false when ctx ended first.
+func (c *committer) settled(ctx context.Context) bool {
 	c.mu.Lock()
 	want := c.first + uint64(len(c.queue))
 	c.mu.Unlock()
-	c.until(ctx, func() bool { return c.committed >= want })
+	return c.until(ctx, func() bool { return c.committed >= want })
 }
 
 // until waits for a condition on what is stored, which is called with mu held.

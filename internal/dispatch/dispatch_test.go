@@ -451,3 +451,95 @@ func openLog(t testing.TB) *memory.Log {
 	t.Cleanup(func() { l.Close() })
 	return l
 }
+
+func TestCancel(t *testing.T) {
+	w := newWorld(t)
+	m := w.message("bank", "rana", "withdrawn")
+	w.accept(m)
+	row, err := w.Cancel(t.Context(), "bank", m.ID)
+	if err != nil || statuses(row) != "accepted queued canceled" {
+		t.Fatalf("%s, %v", statuses(row), err)
+	}
+	if _, err := w.Cancel(t.Context(), "bank", m.ID); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if _, err := w.Cancel(t.Context(), "shop", m.ID); esh3ar.KindOf(err) != esh3ar.KindNotFound {
+		t.Errorf("another client's: %v", err)
+	}
+	p := w.connect("rana", false)
+	n := w.message("bank", "rana", "on its way")
+	w.accept(n)
+	if d := w.next(p); d.Message.ID != n.ID {
+		t.Errorf("got %s", d.Message.Content)
+	}
+	if _, err := w.Cancel(t.Context(), "bank", n.ID); esh3ar.KindOf(err) != esh3ar.KindConflict {
+		t.Errorf("in flight: %v", err)
+	}
+	p.att.Acknowledge([]esh3ar.ID{n.ID})
+	w.await(n, esh3ar.StatusDelivered)
+	if _, err := w.Cancel(t.Context(), "bank", n.ID); esh3ar.KindOf(err) != esh3ar.KindConflict {
+		t.Errorf("delivered: %v", err)
+	}
+}
+
+func TestDeadLettersAreReplayedAndDiscarded(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	w.start(func(o *dispatch.Options) { o.Params.AckTimeout = 20 * time.Millisecond })
+	p := w.connect("rana", false)
+	var ms []*esh3ar.Message
+	for i := range 3 {
+		ms = append(ms, w.message("bank", "rana", fmt.Sprint("m", i)))
+	}
+	w.accept(ms...)
+	for _, m := range ms {
+		w.await(m, esh3ar.StatusUndelivered)
+	}
+	row, err := w.Discard(t.Context(), "bank", ms[2].ID, "nobody wants it")
+	if err != nil || row.State.Status != esh3ar.StatusUndelivered || row.State.Last().Reason != "discarded: nobody wants it" {
+		t.Errorf("%+v, %v", row.State.Last(), err)
+	}
+	p.att.Detach(true)
+	if row, err = w.Replay(t.Context(), "bank", ms[0].ID); err != nil || row.State.Status != esh3ar.StatusQueued || row.State.Generation != 2 {
+		t.Errorf("offline: %+v, %v", row.State, err)
+	}
+	if _, err = w.Replay(t.Context(), "bank", ms[0].ID); esh3ar.KindOf(err) != esh3ar.KindConflict {
+		t.Errorf("again: %v", err)
+	}
+	q := w.connect("rana", true)
+	w.await(ms[0], esh3ar.StatusDelivered)
+	if _, err = w.Replay(t.Context(), "bank", ms[1].ID); err != nil {
+		t.Errorf("online: %v", err)
+	}
+	w.await(ms[1], esh3ar.StatusDelivered)
+	if got := fmt.Sprint(q.texts()); got != "[m0 m1]" {
+		t.Error(got)
+	}
+}
+
+// A recipient that acknowledges nothing is sent one message at a time, after pauses.
+func TestBreaker(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	w.start(func(o *dispatch.Options) {
+		o.Params.AckTimeout = 10 * time.Millisecond
+		o.Params.MaxAttempts, o.Params.Strikes, o.Params.Pause = 100, 3, time.Hour
+	})
+	p := w.connect("rana", false)
+	first, second := w.message("bank", "rana", "m0"), w.message("bank", "rana", "m1")
+	w.accept(first)
+	for range 3 {
+		w.next(p)
+	}
+	w.accept(second)
+	row := w.await(second, esh3ar.StatusQueued)
+	if row.State.Attempts != 0 {
+		t.Errorf("charged %d attempts", row.State.Attempts)
+	}
+	q := w.connect("rana", true) // closes it
+	w.await(first, esh3ar.StatusDelivered)
+	w.await(second, esh3ar.StatusDelivered)
+	if got := q.texts(); !slices.Equal(got, []string{"m0", "m1"}) {
+		t.Error(got)
+	}
+}

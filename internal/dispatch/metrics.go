@@ -17,6 +17,8 @@ type metrics struct {
 	repeated      prometheus.Counter
 	lateDropped   prometheus.Counter
 	commitRetries prometheus.Counter
+
+	breakersOpened, breakersClosed prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
@@ -44,6 +46,11 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		lateDropped:   counter("esh3ar_late_acknowledgements_dropped_total", "Late acknowledgements dropped because too many waited."),
 		commitRetries: counter("esh3ar_store_commit_retries_total", "Transactions repeated after an error of the store."),
 	}
+	breakers := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "esh3ar_recipient_breaker_transitions_total", Help: "Changes of recipients' circuit breakers, by the state that they changed to.",
+	}, []string{"state"})
+	reg.MustRegister(breakers)
+	m.breakersOpened, m.breakersClosed = breakers.WithLabelValues("open"), breakers.WithLabelValues("closed")
 	transitions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "esh3ar_message_transitions_total", Help: "Stored transitions of messages by the status they lead to.",
 	}, []string{"status"})

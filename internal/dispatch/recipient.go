@@ -23,6 +23,9 @@ const (
 	evDue
 	evFlush
 	evTick
+	evCancel
+	evReplay
+	evDiscard
 )
 
 // event is one thing that happened to a recipient.
@@ -36,6 +39,7 @@ type event struct {
 	items      []*delivery.Item
 	ids        []esh3ar.ID
 	ticket     uint64
+	reason     esh3ar.Reason
 	handled    *sync.WaitGroup // told, if set, when the event and its effects are done
 }
 
@@ -137,6 +141,12 @@ func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []deli
 		return r.core.Flush(out)
 	case evTick:
 		return r.core.Tick(now, out)
+	case evCancel:
+		return r.core.Cancel(e.item, now, out)
+	case evReplay:
+		return r.core.Replay(e.item, now, out)
+	case evDiscard:
+		return r.core.Discard(e.item, e.reason, now, out)
 	}
 	return out
 }
@@ -159,6 +169,12 @@ func (r *recipient) perform(out []delivery.Effect, now time.Time) {
 			if e.Conn == 0 && e.State.Attempts == 1 {
 				s.d.metrics.routed.Observe(now.Sub(e.Item.Message.AcceptedAt).Seconds())
 			}
+		case delivery.Open:
+			s.d.metrics.breakersOpened.Inc()
+			s.d.opts.Logger.Warn("a recipient's devices do not acknowledge: its circuit breaker is open", "recipient", r.name, "until", e.Until)
+		case delivery.Close:
+			s.d.metrics.breakersClosed.Inc()
+			s.d.opts.Logger.Info("a recipient's circuit breaker is closed", "recipient", r.name)
 		case delivery.Read:
 			s.d.inbox.ask(request{r: r, effect: *e})
 		default:

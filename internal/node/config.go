@@ -47,6 +47,8 @@ type Config struct {
 	MaxAttempts    int           `name:"max-attempts" group:"Delivery" help:"Failed attempts after which a message goes to the dead-letter queue."`
 	BackoffBase    time.Duration `name:"backoff-base" group:"Delivery" help:"Wait after the first failed attempt; it doubles with each further one."`
 	BackoffCap     time.Duration `name:"backoff-cap" group:"Delivery" help:"Longest wait between two attempts."`
+	BreakerStrikes int           `name:"breaker-strikes" group:"Delivery" help:"Failed attempts in a row after which a recipient's circuit breaker opens; 0 for never."`
+	BreakerPause   time.Duration `name:"breaker-pause" group:"Delivery" help:"How long a recipient's open circuit breaker lets nothing through before one message may try; it doubles with each further failure, six times at most."`
 	Window         int           `name:"window" group:"Delivery" help:"Messages sent to one recipient and not yet acknowledged."`
 	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Messages that dispatch holds in memory before it stops reading ahead."`
 
@@ -78,6 +80,8 @@ func DefaultConfig() Config {
 		MaxAttempts:    10,
 		BackoffBase:    time.Second,
 		BackoffCap:     5 * time.Minute,
+		BreakerStrikes: 5,
+		BreakerPause:   10 * time.Second,
 		Window:         100,
 		DispatchMemory: 256 << 20,
 
@@ -151,6 +155,8 @@ func (c *Config) Validate() error {
 	between("max-attempts", c.MaxAttempts, 1, 1000)
 	atLeast("backoff-base", c.BackoffBase, time.Millisecond)
 	check(c.BackoffCap >= c.BackoffBase, "backoff-cap", c.BackoffCap, "must be the backoff-base, %s, or more", c.BackoffBase)
+	between("breaker-strikes", c.BreakerStrikes, 0, 1000)
+	atLeast("breaker-pause", c.BreakerPause, time.Millisecond)
 	between("window", c.Window, 1, 10000)
 	size("dispatch-memory", c.DispatchMemory, esh3ar.MaxBatchBytes)
 

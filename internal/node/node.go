@@ -128,6 +128,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 			Window: cfg.Window, WindowBytes: 1 << 20, Hold: 2 * cfg.Window, Settle: settle,
 			AckTimeout: cfg.AckTimeout, MaxAttempts: cfg.MaxAttempts,
 			Backoff: delivery.Backoff{Base: cfg.BackoffBase, Cap: cfg.BackoffCap},
+			Strikes: cfg.BreakerStrikes, Pause: cfg.BreakerPause,
 		},
 		Memory:        int64(cfg.DispatchMemory) / int64(cfg.Shards),
 		AppendTimeout: 2 * cfg.PublishTimeout,
