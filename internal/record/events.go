@@ -89,7 +89,7 @@ func (b *EventBlock) Add(id esh3ar.ID, client, to string, t *esh3ar.Transition) 
 func AppendEvents(dst []esh3ar.Event, block []byte) ([]esh3ar.Event, error) {
 	var last esh3ar.Event
 	var at int64
-	for first := true; len(block) > 0; first = false {
+	for len(block) > 0 {
 		num, typ, n := protowire.ConsumeTag(block)
 		if n < 0 {
 			return dst, fmt.Errorf("record: event block tag: %w", protowire.ParseError(n))
@@ -111,7 +111,7 @@ func AppendEvents(dst []esh3ar.Event, block []byte) ([]esh3ar.Event, error) {
 		if err != nil {
 			return dst, err
 		}
-		if first && last.Message == (esh3ar.ID{}) {
+		if last.Message == (esh3ar.ID{}) {
 			return dst, errors.New("record: event block begins without a message")
 		}
 		at += delta

@@ -88,6 +88,7 @@ func AppendMessage(dst []byte, m *esh3ar.Message) []byte {
 func DecodeMessage(b []byte, m *esh3ar.Message) error {
 	*m = esh3ar.Message{}
 	body := false
+	t := text{all: string(b)} // all strings of m are parts of this one
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -107,29 +108,29 @@ func DecodeMessage(b []byte, m *esh3ar.Message) error {
 					return fmt.Errorf("record: message id of %d bytes", len(v))
 				}
 			case fieldClient:
-				m.Client = string(v)
+				m.Client = t.last(v, b)
 			case fieldFrom:
-				m.From = string(v)
+				m.From = t.last(v, b)
 			case fieldTo:
-				m.To = string(v)
+				m.To = t.last(v, b)
 			case fieldType:
-				m.Type = string(v)
+				m.Type = t.last(v, b)
 			case fieldContent:
-				m.Content, m.Data, body = string(v), nil, true
+				m.Content, m.Data, body = t.last(v, b), nil, true
 			case fieldData:
 				m.Content, m.Data, body = "", append([]byte{}, v...), true
 			case fieldMetadata:
-				if err := decodeEntry(v, m); err != nil {
+				if err := decodeEntry(v, text{t.last(v, b)}, m); err != nil {
 					return err
 				}
 			case fieldKey:
-				m.Key = string(v)
+				m.Key = t.last(v, b)
 			case fieldDigest:
 				if copy(m.Digest[:], v) != len(m.Digest) || len(v) != len(m.Digest) {
 					return fmt.Errorf("record: message digest of %d bytes", len(v))
 				}
 			case fieldTraceParent:
-				m.TraceParent = string(v)
+				m.TraceParent = t.last(v, b)
 			}
 		case protowire.VarintType:
 			v, n := protowire.ConsumeVarint(b)
@@ -173,7 +174,16 @@ func DecodeMessage(b []byte, m *esh3ar.Message) error {
 	return nil
 }
 
-func decodeEntry(b []byte, m *esh3ar.Message) error {
+// text is a record as a string.
+type text struct{ all string }
+
+// last returns v, which ends where rest, the rest of the record, begins.
+func (t text) last(v, rest []byte) string {
+	end := len(t.all) - len(rest)
+	return t.all[end-len(v) : end]
+}
+
+func decodeEntry(b []byte, t text, m *esh3ar.Message) error {
 	var key, value string
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -182,15 +192,15 @@ func decodeEntry(b []byte, m *esh3ar.Message) error {
 		}
 		b = b[n:]
 		if typ == protowire.BytesType && (num == fieldMapKey || num == fieldMapValue) {
-			v, n := protowire.ConsumeString(b)
+			v, n := protowire.ConsumeBytes(b)
 			if n < 0 {
 				return fmt.Errorf("record: metadata: %w", protowire.ParseError(n))
 			}
 			b = b[n:]
 			if num == fieldMapKey {
-				key = v
+				key = t.last(v, b)
 			} else {
-				value = v
+				value = t.last(v, b)
 			}
 			continue
 		}

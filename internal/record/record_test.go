@@ -46,6 +46,7 @@ func messages() *rapid.Generator[*esh3ar.Message] {
 			SendAt:      times().Draw(t, "send at"),
 			ExpiresAt:   times().Draw(t, "expires at"),
 			TraceParent: rapid.String().Draw(t, "trace parent"),
+			Unchecked:   rapid.Bool().Draw(t, "unchecked"),
 		}
 		if rapid.Bool().Draw(t, "is data") {
 			m.Data = append([]byte{}, rapid.SliceOf(rapid.Byte()).Draw(t, "data")...)
