@@ -96,14 +96,11 @@ func TestTornLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ids esh3ar.IDs
 	size := make([]int64, 2)
 	batches := make([]*store.Batch, 2)
 	for i := range batches {
 		b := &store.Batch{Shard: 1, Epoch: claim.Epoch, At: time.Now(), Positions: [esh3ar.Tiers]uint64{uint64(i + 1)}}
-		for n := range 50 {
-			b.Changes = append(b.Changes, delivered(&ids, 1, n+1, true))
-		}
+		b.Changes = storetest.Deliverable(1, 50, true)
 		if err := s.Commit(t.Context(), b); err != nil {
 			t.Fatal(err)
 		}

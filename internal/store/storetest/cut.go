@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,12 +26,11 @@ func RunCuts(t *testing.T, open func(t *testing.T, atStep func(store.Step) error
 	for _, step := range store.Steps() {
 		t.Run(string(step), func(t *testing.T) {
 			var crash Crash
-			armed := false
+			var armed atomic.Bool
 			crash = open(t, func(s store.Step) error {
-				if !armed || s != step {
+				if s != step || !armed.CompareAndSwap(true, false) {
 					return nil
 				}
-				armed = false
 				return crash.Cut()
 			})
 			w := &world{T: t, s: crash.Store, now: start}
@@ -59,9 +59,9 @@ func RunCuts(t *testing.T, open func(t *testing.T, atStep func(store.Step) error
 			}
 			b.Rejects = []store.Reject{{Ord: 7, Record: []byte{0xff}, Reason: esh3ar.ReasonUndecodable}}
 
-			armed = true
+			armed.Store(true)
 			err := crash.Store.Commit(w.Context(), b)
-			if armed {
+			if armed.Load() {
 				t.Fatalf("the commit never came to step %s", step)
 			}
 			if err == nil && step != store.StepCommitted {
