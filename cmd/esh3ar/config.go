@@ -59,10 +59,17 @@ func (c *configCmd) Run(ctx *kong.Context, std stdio) error {
 	return c.check(ctx)
 }
 
-// describeServerOptions gives the flags of serve and config what follows from their names and from
-// the struct that they stand in: the environment variable, and the default to reset to.
+// describeServerOptions gives the flags of the commands that take the server's options what follows
+// from their names and from the struct that they stand in: the environment variable, and the default
+// to reset to.
 func describeServerOptions(k *kong.Kong) error {
-	for _, command := range k.Model.Children {
+	describeBelow(k.Model.Node)
+	return nil
+}
+
+func describeBelow(n *kong.Node) {
+	for _, command := range n.Children {
+		describeBelow(command)
 		if !slices.ContainsFunc(command.Flags, func(f *kong.Flag) bool { return f.Name == "config" }) {
 			continue
 		}
@@ -76,7 +83,6 @@ func describeServerOptions(k *kong.Kong) error {
 			flag.HasDefault = flag.Default != ""
 		}
 	}
-	return nil
 }
 
 // BeforeResolve lets kong look into the configuration file for what neither the command line nor the

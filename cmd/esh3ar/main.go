@@ -26,6 +26,7 @@ type commands struct {
 	Listen  listenCmd  `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
 	Bench   benchCmd   `cmd:"" help:"Put load on a server and account for every message."`
 	Config  configCmd  `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
+	Migrate migrateCmd `cmd:"" help:"Look at the message store's schema and bring it up to date."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -89,6 +90,10 @@ func newParser(ctx context.Context, std stdio) (*kong.Kong, error) {
 		&commands{
 			Serve:  serveCmd{serverOptions: defaultServerOptions()},
 			Config: configCmd{serverOptions: defaultServerOptions()},
+			Migrate: migrateCmd{
+				Up:     migrateUpCmd{serverOptions: defaultServerOptions()},
+				Status: migrateStatusCmd{serverOptions: defaultServerOptions()},
+			},
 		},
 		kong.Name("esh3ar"),
 		kong.Description("Real-time messaging that loses nothing it accepted."),

@@ -24,7 +24,6 @@ import (
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/breaker"
-	"github.com/esh3artech/esh3ar/internal/store/sqlite"
 	"github.com/esh3artech/esh3ar/signalr"
 )
 
@@ -109,7 +108,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		}
 	}
 
-	if n.store, err = openStore(ctx, cfg); err != nil {
+	if n.store, err = openStore(ctx, &cfg); err != nil {
 		return n, err
 	}
 	if err := bootstrap(ctx, n.store, key, n.clock.Now()); err != nil {
@@ -161,17 +160,6 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	n.addChecks()
 	return n, n.listen(ctx, api)
-}
-
-func openStore(ctx context.Context, cfg Config) (store.Store, error) {
-	path := filepath.Join(cfg.Data, "esh3ar.db")
-	if cfg.Store != "" {
-		var ok bool
-		if path, ok = cfg.Store.sqlitePath(); !ok {
-			return nil, &OptionError{Option: "store", Value: cfg.Store.String(), Reason: "this version keeps messages in SQLite only"}
-		}
-	}
-	return sqlite.Open(ctx, path, sqlite.Options{})
 }
 
 func (n *Node) openJournal(ctx context.Context) (err error) {

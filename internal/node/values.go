@@ -100,15 +100,3 @@ func (b Bytes) String() string {
 	}
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
-
-// sqlitePath returns the path of a SQLite store.
-func (s StoreURL) sqlitePath() (string, bool) {
-	u, err := url.Parse(string(s))
-	if err != nil || u.Scheme != "sqlite" {
-		return "", false
-	}
-	if u.Opaque != "" {
-		return u.Opaque, true
-	}
-	return u.Host + u.Path, true
-}

@@ -1,0 +1,54 @@
+package node
+
+import (
+	"context"
+	"net/url"
+	"path/filepath"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/migration"
+	"github.com/esh3artech/esh3ar/internal/store/postgres"
+	"github.com/esh3artech/esh3ar/internal/store/sqlite"
+)
+
+// storeFile is the embedded store's file in the data directory.
+const storeFile = "esh3ar.db"
+
+// sqlitePath returns the file of the embedded store, "" if the store is PostgreSQL.
+func (c *Config) sqlitePath() string {
+	if c.Store == "" {
+		return filepath.Join(c.Data, storeFile)
+	}
+	u, err := url.Parse(string(c.Store))
+	if err != nil || u.Scheme != "sqlite" {
+		return ""
+	}
+	if u.Opaque != "" {
+		return u.Opaque
+	}
+	return u.Host + u.Path
+}
+
+// openStore opens the configured store and brings its schema up to date.
+func openStore(ctx context.Context, c *Config) (store.Store, error) {
+	if path := c.sqlitePath(); path != "" {
+		return sqlite.Open(ctx, path, sqlite.Options{})
+	}
+	return postgres.Open(ctx, string(c.Store), postgres.Options{})
+}
+
+// Migrate brings the schema of the configured store up to date, which a start does by itself.
+func Migrate(ctx context.Context, c Config) error {
+	if path := c.sqlitePath(); path != "" {
+		return sqlite.Migrate(ctx, path)
+	}
+	return postgres.Migrate(ctx, string(c.Store))
+}
+
+// Migrations returns the steps of the configured store's schema and which of them it has.
+func Migrations(ctx context.Context, c Config) ([]migration.Migration, error) {
+	if path := c.sqlitePath(); path != "" {
+		return sqlite.Migrations(ctx, path)
+	}
+	return postgres.Migrations(ctx, string(c.Store))
+}
