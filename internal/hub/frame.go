@@ -17,12 +17,13 @@ const receiveMessage = "ReceiveMessage"
 // Frame is one attempt to deliver one message, encoded once for each protocol however many devices it
 // goes to.
 type Frame struct {
+	id      esh3ar.ID
 	message *signalr.Message
 }
 
 // NewFrame returns the frame of that attempt, counted from 1. The message must not change.
 func NewFrame(m *esh3ar.Message, attempt uint32) *Frame {
-	return &Frame{message: signalr.NewMessage(receiveMessage, &payload{m, attempt})}
+	return &Frame{id: m.ID, message: signalr.NewMessage(receiveMessage, &payload{m, attempt})}
 }
 
 // payload is the argument of ReceiveMessage:

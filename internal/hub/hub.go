@@ -5,6 +5,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -132,7 +133,7 @@ func New(o Options) (*Hub, error) {
 func (h *Hub) Drain() { h.draining.Store(true) }
 
 func (h *Hub) arrived(_ context.Context, c *signalr.Conn) error {
-	d := &Device{hub: h, conn: c}
+	d := &Device{hub: h, conn: c, byResult: c.Query().Get("ack") == "result"}
 	c.SetValue(d)
 	h.connections.Inc()
 	h.connected.Inc()
@@ -164,6 +165,8 @@ func (h *Hub) receipt(c *signalr.Conn, ids []string, read bool) error {
 type Device struct {
 	hub  *Hub
 	conn *signalr.Conn
+	// byResult says that the return of the device's handler is the acknowledgement (?ack=result).
+	byResult bool
 
 	mu       sync.Mutex
 	attached Attachment // nil while detached
@@ -173,9 +176,32 @@ func deviceOf(c *signalr.Conn) *Device { return c.Value().(*Device) }
 
 // Send queues a frame. It never blocks; a device that cannot take it is closed and detached.
 func (d *Device) Send(f *Frame) {
-	if d.conn.Send(f.message) == nil {
+	var err error
+	if d.byResult {
+		err = d.invoke(f)
+	} else {
+		err = d.conn.Send(f.message)
+	}
+	if err == nil {
 		d.hub.handed.Inc()
 	}
+}
+
+// invoke sends a frame and takes the result of the device's handler for the acknowledgement. An error
+// is none: official clients answer with one when the handler fails, but also when there is no handler or
+// it returns nothing, which cannot be told apart.
+func (d *Device) invoke(f *Frame) error {
+	_, err := d.conn.InvokeAsync(f.message, func(_ signalr.Result, err error) {
+		if err == nil {
+			d.hub.acknowledged.Inc()
+			d.receipt([]esh3ar.ID{f.id}, false)
+		}
+	})
+	if errors.Is(err, signalr.ErrTooManyCalls) {
+		// Nothing may be left out: the device starts over, from what it has not acknowledged.
+		d.conn.Close("too many messages without a result", true)
+	}
+	return err
 }
 
 func (d *Device) attach() {
