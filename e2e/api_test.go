@@ -148,9 +148,11 @@ func (a *api) send(ctx context.Context, m outgoing) (receipt, error) {
 	return r, err
 }
 
-// batchResult is what became of one message of a batch: a receipt or an error.
+// batchResult is what became of one message of a batch: the HTTP status that it would have had alone,
+// and an id or a problem.
 type batchResult struct {
-	receipt
+	Status  int      `json:"status"`
+	ID      string   `json:"id"`
 	Problem *problem `json:"problem"`
 }
 

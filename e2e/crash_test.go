@@ -2,14 +2,18 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -180,7 +184,7 @@ func (r *crashRun) server(ctx context.Context) string {
 // sender sends one message after the other until ctx ends; then it finishes the one at hand, so that
 // every message with a key gets its 202 in the end.
 func (r *crashRun) sender(ctx context.Context, number int, dice *rand.Rand) {
-	pace := time.NewTicker(20 * time.Millisecond)
+	pace := time.NewTicker(5 * time.Millisecond)
 	defer pace.Stop()
 	a := newAPI("")
 	defer a.close()
@@ -198,8 +202,49 @@ func (r *crashRun) sender(ctx context.Context, number int, dice *rand.Rand) {
 		case 3:
 			m.Key = fmt.Sprintf("key %d of sender %d", n, number)
 		}
+		if number == 0 {
+			r.sendBatch(a, m, dice)
+			continue
+		}
 		r.ledger.begin(m.To, m.Content)
 		r.send(a, m)
+	}
+}
+
+// sendBatch sends several messages like m in one request, until all are accepted.
+func (r *crashRun) sendBatch(a *api, m outgoing, dice *rand.Rand) {
+	open := make([]outgoing, 1+dice.IntN(10))
+	for i := range open {
+		open[i] = outgoing{
+			To:      crashRecipient(dice.IntN(crashRecipients)),
+			Content: fmt.Sprintf("%s, number %d", m.Content, i),
+			Key:     uuid.Must(uuid.NewV7()).String(),
+		}
+		r.ledger.begin(open[i].To, open[i].Content)
+	}
+	for len(open) > 0 {
+		if a.url = r.server(r.t.Context()); a.url == "" {
+			return
+		}
+		results, err := a.sendBatch(r.t.Context(), open)
+		if err != nil && !mayPass(err) {
+			r.t.Errorf("a batch: %v", err)
+			return
+		}
+		left := open[:0]
+		for i, m := range open {
+			switch {
+			case err != nil || results[i].Problem != nil && mayPass(results[i].Problem):
+				left = append(left, m)
+			case results[i].Problem != nil:
+				r.t.Errorf("%q of a batch: %v", m.Content, results[i].Problem)
+			default:
+				r.ledger.accepted(m.Content, results[i].ID)
+			}
+		}
+		if open = left; len(open) > 0 && !r.breathe() {
+			return
+		}
 	}
 }
 
@@ -215,15 +260,37 @@ func (r *crashRun) send(a *api, m outgoing) {
 			r.ledger.accepted(m.Content, got.ID)
 			return
 		}
+		if !mayPass(err) {
+			r.t.Errorf("%q: %v", m.Content, err)
+			return
+		}
 		if m.Key == "" {
 			return // it may have been accepted: sending it again might double it
 		}
-		// A refused connection answers at once; do not spin on it until the crash is known.
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-r.t.Context().Done():
+		if !r.breathe() {
 			return
 		}
+	}
+}
+
+// mayPass reports whether the error of a request is one that a crash explains: no answer, half of one,
+// or the word that the server is not available.
+func mayPass(err error) bool {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p.HTTP == http.StatusServiceUnavailable || p.Status == http.StatusServiceUnavailable
+	}
+	_, broken := errors.AsType[*url.Error](err)
+	return broken || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// breathe waits a moment before the next try: a refused connection answers at once, and nobody should
+// spin on it until the crash is known. It returns false when the test is over.
+func (r *crashRun) breathe() bool {
+	select {
+	case <-time.After(10 * time.Millisecond):
+		return true
+	case <-r.t.Context().Done():
+		return false
 	}
 }
 
