@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/esh3artech/esh3ar"
 )
 
 // op is one thing that happens in the world. N picks among what it can happen to.
@@ -24,7 +26,7 @@ var kinds = []string{
 	"receive", "receive", "receive", "receive", "say", "say", "say", "repeat", "hear", "hear", "hear",
 	"commit", "commit", "commit", "commit all", "report", "report", "look", "answer", "answer", "answer", "fail read",
 	"look up", "settle", "settle", "due", "due", "due",
-	"moment", "moment", "second", "long", "crash",
+	"moment", "moment", "second", "long", "crash", "cancel", "replay", "discard",
 }
 
 func (w *world) happen(o op) {
@@ -85,6 +87,14 @@ func (w *world) happen(o op) {
 		w.advance(11 * time.Second)
 	case "crash":
 		w.crash()
+	case "cancel":
+		w.ask(o.N, (*Recipient).Cancel)
+	case "replay":
+		w.ask(o.N, (*Recipient).Replay)
+	case "discard":
+		w.ask(o.N, func(r *Recipient, row *Item, now time.Time, out []Effect) []Effect {
+			return r.Discard(row, esh3ar.ReasonDiscarded, now, out)
+		})
 	}
 }
 
@@ -99,6 +109,8 @@ func TestAnyWorld(t *testing.T) {
 		ops := rapid.SliceOfN(any, least, 400)
 		w := newWorld(t.Fatalf)
 		w.merge = rapid.Bool().Draw(t, "merge")
+		w.params.Strikes = rapid.IntRange(0, 3).Draw(t, "strikes")
+		w.params.Pause = rapid.SampledFrom([]time.Duration{100 * time.Millisecond, 5 * time.Second}).Draw(t, "pause")
 		for _, o := range ops.Draw(t, "ops") {
 			w.happen(o)
 		}

@@ -97,12 +97,16 @@ func (r *Recipient) Wake() time.Time {
 		if l.flight.len() > 0 {
 			at = earlier(at, l.flight.first().deadline)
 		}
-		if l.queue.len() > 0 && !l.resume.IsZero() {
-			at = earlier(at, l.resume)
+		if l.queue.len() == 0 || r.breaker.probing() && r.flying > 0 {
+			continue // nothing to send, or the probe's end comes first
 		}
-	}
-	if r.waiting > 0 && r.flying == 0 && r.breaker.probing() {
-		at = earlier(at, r.breaker.until)
+		next := l.resume
+		if next.Before(r.breaker.until) {
+			next = r.breaker.until
+		}
+		if !next.IsZero() {
+			at = earlier(at, next)
+		}
 	}
 	return at
 }

@@ -33,22 +33,21 @@ type world struct {
 	reads []*storeRead
 	lates []*lateAck
 	scan  *dueScan
-	// scanAfter is the handed-out change that must be committed before the next scan.
-	scanAfter int
 
 	conns   []*conn // attached in the core's view
 	devices [2]device
 	next    Conn
 	acks    []ack // said by devices, not yet heard
 
-	sends int
+	sentAt, openedAt time.Time // of the last Send to all, and of the last Open
 }
 
 // letter is one message and what the world knows of it.
 type letter struct {
-	n         int // place in the journal
-	msg       *esh3ar.Message
-	scheduled bool
+	n   int // place in the journal
+	msg *esh3ar.Message
+	// free says that it is outside the promise of order: scheduled, or replayed.
+	free bool
 	// handed is the timeline that the effects so far have told, committed or not; nil without any.
 	handed  []esh3ar.Transition
 	settled bool // told final; it must not be sent again
@@ -141,7 +140,7 @@ func (w *world) accept(client string, size int, ttl, delay time.Duration) {
 	m.ID[6], m.ID[8], m.ID[15] = 0x70, byte(l.n>>8), byte(l.n)
 	if delay > 0 {
 		m.SendAt = w.now.Add(delay)
-		l.scheduled = true
+		l.free = true
 	}
 	if ttl > 0 {
 		m.ExpiresAt = w.now.Add(ttl)
@@ -197,13 +196,21 @@ func (w *world) perform(e Effect) {
 		w.reads = append(w.reads, &storeRead{effect: e})
 	case Late:
 		w.lates = append(w.lates, &lateAck{id: e.ID, read: e.Read, after: w.handed})
+	case Open:
+		w.openedAt = w.now
+		if !e.Until.After(w.now) {
+			w.fail("the breaker opens until the past")
+		}
+	case Close:
 	default:
 		w.fail("effect of unknown action %d", e.Action)
 	}
 }
 
 func (w *world) send(e Effect) {
-	w.sends++
+	if e.Conn == 0 {
+		w.sentAt = w.now
+	}
 	l := w.byID[e.Item.Message.ID]
 	if l.settled && !l.loose {
 		w.fail("message %d is sent though its final state was handed out", l.n)
@@ -214,7 +221,7 @@ func (w *world) send(e Effect) {
 	if l.msg.Expired(w.now) && e.State.Last().At.Equal(w.now) && e.Conn == 0 {
 		w.fail("message %d is sent after it expired", l.n)
 	}
-	if !l.scheduled && l.msg.SendAt.After(w.now) {
+	if l.msg.SendAt.After(w.now) {
 		w.fail("message %d is sent before its time", l.n)
 	}
 	w.legal(l, &e.State)
@@ -288,7 +295,7 @@ func (w *world) hand(e Effect) {
 	if len(e.State.Timeline) > len(l.handed) {
 		l.handed = slices.Clone(e.State.Timeline)
 	}
-	l.settled = l.settled || e.Action == Done && !l.loose
+	l.settled = e.Action == Done && !l.loose || l.settled && e.State.Status.Final()
 	l.writes++
 	defer func() {
 		if e.Report {
@@ -430,8 +437,8 @@ func (w *world) stale(it *Item, seq uint32) {
 // due looks for due rows, or brings one of those found.
 func (w *world) due() bool {
 	if w.scan == nil {
-		if w.committed() < w.scanAfter {
-			return false
+		if len(w.commits) > 0 {
+			return false // a scan begins when everything so far is committed
 		}
 		s := new(dueScan)
 		for _, l := range w.journal {
@@ -459,9 +466,24 @@ func (w *world) due() bool {
 	w.do(func(r *Recipient, out []Effect) []Effect { return r.Due(it, w.now, out) })
 	if len(w.scan.rows) == 0 {
 		w.scan = nil
-		w.scanAfter = w.handed
 	}
 	return true
+}
+
+// ask lets a person cancel, replay or discard a message by its row as it is stored now. A row that is
+// not the message's newest, and not held in memory, is for the driver to look up again.
+func (w *world) ask(n int, event func(*Recipient, *Item, time.Time, []Effect) []Effect) {
+	if len(w.journal) == 0 {
+		return
+	}
+	l := w.journal[n%len(w.journal)]
+	row := w.store[l.msg.ID]
+	held := w.core != nil && w.core.find(l.msg.ID) != nil
+	if row == nil || !held && len(row.state.Timeline) != len(l.handed) || w.scan != nil {
+		return
+	}
+	l.free = l.free || row.state.Status == esh3ar.StatusUndelivered
+	w.do(func(r *Recipient, out []Effect) []Effect { return event(r, w.item(row), w.now, out) })
 }
 
 // advance moves the clock, ticking where the core asked for it.
@@ -528,9 +550,9 @@ func (w *world) receive(d *device) bool {
 	}
 	l := d.conn.pipe[0]
 	d.conn.pipe = d.conn.pipe[1:]
-	if !d.got[l.n] && !l.scheduled && !l.forgotten {
+	if !d.got[l.n] && !l.free && !l.forgotten {
 		for _, later := range w.journal[l.n+1:] {
-			if d.got[later.n] && later.msg.Client == l.msg.Client && !later.scheduled {
+			if d.got[later.n] && later.msg.Client == l.msg.Client && !later.free {
 				w.fail("the %s got message %d before message %d", d.name, later.n, l.n)
 			}
 		}
@@ -573,7 +595,7 @@ func (w *world) crash() {
 		}
 	}
 	w.core, w.commits, w.reads, w.lates, w.scan = nil, nil, nil, nil, nil
-	w.handed, w.reports, w.scanAfter = 0, nil, 0
+	w.handed, w.reports = 0, nil
 	w.conns, w.acks = nil, nil
 	for i := range w.devices {
 		w.devices[i].conn = nil
@@ -618,7 +640,7 @@ func (w *world) check() {
 		for _, q := range []*fifo{&l.flight, &l.queue} {
 			var prev uint64
 			for _, it := range q.items() {
-				if w.byID[it.Message.ID].scheduled {
+				if w.byID[it.Message.ID].free {
 					continue
 				}
 				if it.Ord <= prev {
@@ -627,12 +649,11 @@ func (w *world) check() {
 				prev = it.Ord
 			}
 		}
-		if len(w.conns) > 0 && l.queue.len() > 0 && !w.now.Before(l.resume) {
-			if next := l.queue.first(); flying == 0 || r.flying < w.params.Window && r.flyingBytes+next.size() <= w.params.WindowBytes {
-				if best := r.next(w.now); best == l && r.flying < w.params.Window && r.flyingBytes+next.size() <= w.params.WindowBytes {
-					w.fail("message %d could be sent and is not", w.byID[next.Message.ID].n)
-				}
-			}
+	}
+	if l := r.next(w.now); l != nil && len(w.conns) > 0 && !r.breaker.open(w.now) {
+		next := l.queue.first()
+		if r.flying == 0 || !r.breaker.probing() && r.flying < w.params.Window && r.flyingBytes+next.size() <= w.params.WindowBytes {
+			w.fail("message %d could be sent and is not", w.byID[next.Message.ID].n)
 		}
 	}
 	for it := range r.items() {
@@ -641,20 +662,23 @@ func (w *world) check() {
 	if flying != r.flying || bytes != r.flyingBytes || waiting != r.waiting {
 		w.fail("counts are wrong: flying %d/%d, bytes %d/%d, waiting %d/%d", r.flying, flying, r.flyingBytes, bytes, r.waiting, waiting)
 	}
+	if r.breaker.open(w.now) && w.now.Equal(w.sentAt) && w.now.After(w.openedAt) {
+		w.fail("something is sent while the breaker is open")
+	}
 	if flying > w.params.Window || flying > 1 && bytes > w.params.WindowBytes {
 		w.fail("%d messages with %d bytes in flight", flying, bytes)
 	}
 	if len(r.tail) > w.params.Hold {
 		w.fail("%d arrivals are held", len(r.tail))
 	}
-	scheduled := 0
+	free := 0
 	for it := range r.items() {
-		if w.byID[it.Message.ID].scheduled {
-			scheduled++
+		if w.byID[it.Message.ID].free {
+			free++
 		}
 	}
-	if bound := 2*w.params.Window + 2*w.params.Hold; r.Held()-scheduled > bound {
-		w.fail("%d messages are in memory, more than %d", r.Held()-scheduled, bound)
+	if bound := 2*w.params.Window + 2*w.params.Hold; r.Held()-free > bound {
+		w.fail("%d messages are in memory, more than %d", r.Held()-free, bound)
 	}
 	wake := r.Wake()
 	if unsaved && wake.IsZero() {

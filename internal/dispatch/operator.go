@@ -65,11 +65,19 @@ func (d *Dispatcher) dead(ctx context.Context, client string, id esh3ar.ID, e ev
 // ask brings the event, with the message's row, to the message's recipient, waits until what came of it
 // is stored, and returns the row as it is then.
 func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e event) (store.Row, error) {
+	if int(id.Shard()) >= len(d.shards) {
+		return d.Message(ctx, client, id) // which tells that there is none
+	}
+	s := d.shards[id.Shard()]
+	if err := s.looks.Acquire(ctx, 1); err != nil {
+		return store.Row{}, esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable",
+			"the message store does not answer; ask again").After(time.Second).Because(err)
+	}
+	defer s.looks.Release(1)
 	row, err := d.Message(ctx, client, id)
 	if err != nil || row.State.Status.Final() && row.State.Status != esh3ar.StatusUndelivered {
 		return row, err
 	}
-	s := d.shards[id.Shard()]
 	var handled sync.WaitGroup
 	handled.Add(1)
 	e.item, e.handled = itemOf(&row), &handled

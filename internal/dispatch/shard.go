@@ -23,6 +23,10 @@ type shard struct {
 	committer *committer
 	timers    *timers
 	memory    *semaphore.Weighted // bytes of journal entries that are not stored yet
+	// looks keeps a scan for due rows and what people ask for apart: each looks at rows, brings them to
+	// recipients and waits for the commit, and must not bring a row that the other has just changed. A
+	// scan takes all of scanLooks.
+	looks *semaphore.Weighted
 
 	mu         sync.Mutex
 	recipients map[string]*recipient
@@ -32,7 +36,8 @@ type shard struct {
 }
 
 func newShard(d *Dispatcher, id uint16) *shard {
-	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: semaphore.NewWeighted(d.opts.Memory)}
+	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: semaphore.NewWeighted(d.opts.Memory),
+		looks: semaphore.NewWeighted(scanLooks)}
 	s.timers = newTimers(d.opts.Now)
 	s.committer = newCommitter(s)
 	return s
@@ -151,10 +156,11 @@ func (s *shard) flushAll() {
 	}
 }
 
-// scan brings what became due in the store to its recipients, until ctx ends. After a scan that found
-// something it waits for the commit of what came of it, so that no row is found twice for nothing.
+// scanLooks is how many requests of people may look at a shard's rows at one time.
+const scanLooks = 1000
+
+// scan brings what became due in the store to its recipients, until ctx ends.
 func (s *shard) scan(ctx context.Context) error {
-	const limit = 1000
 	tick := time.NewTicker(s.d.opts.ScanEvery)
 	defer tick.Stop()
 	for {
@@ -163,20 +169,31 @@ func (s *shard) scan(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		rows, err := s.d.opts.Store.Due(ctx, s.id, s.d.opts.Now(), limit)
-		if err != nil {
-			continue // the committer reports a store that is down
+		if err := s.looks.Acquire(ctx, scanLooks); err != nil {
+			return err
 		}
-		var handled sync.WaitGroup
-		for i := range rows {
-			handled.Add(1)
-			s.post(rows[i].Message.To, event{kind: evDue, item: itemOf(&rows[i]), handled: &handled})
-		}
-		if len(rows) > 0 {
-			handled.Wait() // workers outlive the scan
-			s.committer.settled(ctx)
-		}
+		s.scanOnce(ctx)
+		s.looks.Release(scanLooks)
 	}
+}
+
+// scanOnce looks for due rows when all that came of earlier looks is stored, so that no row is found that
+// a recipient has moved on meanwhile.
+func (s *shard) scanOnce(ctx context.Context) {
+	const limit = 1000
+	if !s.committer.settled(ctx) {
+		return
+	}
+	rows, err := s.d.opts.Store.Due(ctx, s.id, s.d.opts.Now(), limit)
+	if err != nil {
+		return // the committer reports a store that is down
+	}
+	var handled sync.WaitGroup
+	for i := range rows {
+		handled.Add(1)
+		s.post(rows[i].Message.To, event{kind: evDue, item: itemOf(&rows[i]), handled: &handled})
+	}
+	handled.Wait() // workers outlive the scan
 }
 
 // purge removes from the journal what has been stored for long enough, until ctx ends.
