@@ -26,6 +26,7 @@ var update = flag.Bool("update", false, "rewrite the expected effects in testdat
 //	0s  page 1 m1 m2              rows as they were last handed out, or stored
 //	0s  ack m1 m2, read m1        from the device
 //	0s  settle m1 [read], due m1  a row as it was last handed out, or stored
+//	0s  cancel m1, replay m1, discard m1     from people, likewise
 //	0s  look                      not an event: tells what is in memory and when it wakes
 //
 // Effects show the transitions that no earlier effect has shown, with their reasons.
@@ -177,6 +178,12 @@ func (s *scenario) step(words []string) ([]string, error) {
 		effects = r.Settle(s.row(names[0]), slices.Contains(names, "read"), s.now, nil)
 	case "due":
 		effects = r.Due(s.row(names[0]), s.now, nil)
+	case "cancel":
+		effects = r.Cancel(s.row(names[0]), s.now, nil)
+	case "replay":
+		effects = r.Replay(s.row(names[0]), s.now, nil)
+	case "discard":
+		effects = r.Discard(s.row(names[0]), esh3ar.ReasonDiscarded, s.now, nil)
 	default:
 		return nil, fmt.Errorf("unknown event")
 	}
@@ -204,6 +211,10 @@ func (s *scenario) set(words []string) error {
 			s.params.Hold = n
 		case k == "attempts" && nerr == nil:
 			s.params.MaxAttempts = n
+		case k == "strikes" && nerr == nil:
+			s.params.Strikes = n
+		case k == "pause" && derr == nil:
+			s.params.Pause = d
 		case k == "ack" && derr == nil:
 			s.params.AckTimeout = d
 		default:
@@ -309,6 +320,10 @@ func (s *scenario) tell(e Effect) string {
 			return "late read " + s.names[e.ID]
 		}
 		return "late " + s.names[e.ID]
+	case Open:
+		return fmt.Sprintf("breaker open until %s", e.Until.Sub(s.start))
+	case Close:
+		return "breaker closed"
 	}
 	name := s.names[e.Item.Message.ID]
 	s.rows[name] = &Item{
