@@ -91,7 +91,10 @@ func (t *eventStream) stream(w http.ResponseWriter, r *http.Request, c *Conn) er
 			case <-t.dead:
 				return ErrClosed
 			case <-r.Context().Done():
-				return r.Context().Err()
+				// A client that leaves on purpose ends its request, too, and
+				// perhaps before its close message arrives.
+				c.end(ending{reason: CloseClient, cut: true})
+				return nil
 			}
 		}
 		buf.frame = buf.frame[:0]

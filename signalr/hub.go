@@ -36,7 +36,8 @@ type HubOptions struct {
 
 	// OnDisconnected runs exactly once for each connection for which
 	// OnConnected ran, after its last handler has returned. err is nil when
-	// the client closed the connection normally.
+	// the client closed the connection normally; with server-sent events
+	// that cannot be told from a lost connection.
 	OnDisconnected func(c *Conn, err error)
 
 	// OnDetached and OnReattached tell of the grace period of stateful

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,7 +112,7 @@ func (t *webSocket) read() {
 	err := t.readLoop()
 	_ = t.net.Close()
 	e := ending{reason: CloseLost, err: fmt.Errorf("signalr: WebSocket lost: %w", err), cut: true}
-	if closed := (*gws.CloseError)(nil); errors.As(err, &closed) && (closed.Code == 1000 || closed.Code == 1001) {
+	if closed := (*gws.CloseError)(nil); errors.As(err, &closed) && slices.Contains(gracefulClosures, closed.Code) {
 		// Closed with a closing frame and without a close message, as a
 		// browser does when the page goes away. It will not come back.
 		e.reason, e.err = CloseClient, nil
@@ -123,6 +124,10 @@ func (t *webSocket) read() {
 	t.flushes.Wait()
 	c.finish()
 }
+
+// gracefulClosures are the status codes of clients that leave on purpose: none,
+// normal closure and going away.
+var gracefulClosures = []uint16{0, 1000, 1001}
 
 // readLoop runs the library's loop and returns why it ended.
 func (t *webSocket) readLoop() (err error) {
