@@ -85,10 +85,7 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a.metrics.batch.Observe(float64(len(b.results)))
-
-	before := time.Now()
 	a.journal.AppendAll(context.WithoutCancel(r.Context()), b.items)
-	a.metrics.append.Observe(time.Since(before).Seconds())
 	a.settle(r.Context(), client, b)
 	a.answerBatch(w, b)
 	return nil

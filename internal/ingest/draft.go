@@ -167,7 +167,7 @@ func (d *decoder) value(m member) {
 		return
 	}
 	if c != '"' {
-		at := "/" + d.key
+		at := "/" + d.name
 		if d.skip(1) {
 			d.refuse(at, wrongType("a string", c))
 		}

@@ -47,11 +47,18 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[from:]...), '"')
 }
 
-// appendTime appends t as a JSON string by RFC 3339, in UTC and to the microsecond.
+// appendTime appends t as a JSON string by RFC 3339, in UTC and with six digits of a second.
 func appendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
 	dst = append(dst, '"')
-	dst = t.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
-	return append(dst, '"')
+	dst = t.AppendFormat(dst, time.RFC3339) // the layout that package time has a fast path for
+	dst[len(dst)-1] = '.'                   // Z
+	n := len(dst)
+	dst = append(dst, "000000Z\""...)
+	for us, i := t.Nanosecond()/1000, n+5; us > 0; us, i = us/10, i-1 {
+		dst[i] += byte(us % 10)
+	}
+	return dst
 }
 
 // appendStrings appends m as a JSON object, sorted by its keys.

@@ -13,14 +13,12 @@ type metrics struct {
 	// lookupFailed counts messages that were accepted although their key could not be looked up.
 	lookupFailed prometheus.Counter
 	refused      *prometheus.CounterVec // by code
-	request      prometheus.Histogram   // of POST /v1/messages, answered 202
-	append       prometheus.Histogram
-	batch        prometheus.Histogram // messages
+	accepting    prometheus.Histogram   // of POST /v1/messages alone
+	batch        prometheus.Histogram   // messages
 }
 
 // newMetrics registers the metrics with r, which may be nil.
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	seconds := []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
 	accepted := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "esh3ar_messages_accepted_total",
 		Help: "Messages made durable and answered with 202, by service level.",
@@ -38,15 +36,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "esh3ar_requests_refused_total",
 			Help: "Requests, and messages of batches, that were answered with a problem, by its code.",
 		}, []string{"code"}),
-		request: prometheus.NewHistogram(prometheus.HistogramOpts{
+		accepting: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "esh3ar_accept_seconds",
-			Help:    "Time from the header of a POST /v1/messages to its 202.",
-			Buckets: seconds,
-		}),
-		append: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "esh3ar_accept_append_seconds",
-			Help:    "Time that accepting waited for the journal.",
-			Buckets: seconds,
+			Help:    "Time from the end of the body of a POST /v1/messages until its message is durable.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5},
 		}),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "esh3ar_batch_messages",
@@ -60,7 +53,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{accepted, m.repeated, m.lookupFailed, m.refused, m.request, m.append, m.batch} {
+	for _, c := range []prometheus.Collector{accepted, m.repeated, m.lookupFailed, m.refused, m.accepting, m.batch} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
