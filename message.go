@@ -69,7 +69,7 @@ func (m *Message) Expired(now time.Time) bool {
 // becomes E.164: + and 7 to 15 digits. Anything else of 1 to 128 characters is a user name and stays
 // as it is but for surrounding white space. Its errors are of KindInvalid.
 func NormalizeRecipient(s string) (string, error) {
-	if plainName(s) {
+	if plainName(s) || plainPhone(s) {
 		return s, nil
 	}
 	if !utf8.ValidString(s) {
@@ -104,6 +104,19 @@ func plainName(s string) bool {
 	}
 	for i := 0; i < len(s); i++ {
 		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// plainPhone is the other fast path: numbers that are E.164 already.
+func plainPhone(s string) bool {
+	if len(s) < 1+7 || len(s) > 1+15 || s[0] != '+' || s[1] == '0' {
+		return false
+	}
+	for i := 1; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
 			return false
 		}
 	}
