@@ -191,7 +191,7 @@ func TestResolveTellsWhatBecameOfTheMissing(t *testing.T) {
 
 func BenchmarkAccount(b *testing.B) {
 	var s story
-	const clients, each = 1000, 100
+	const clients, each = 100, 100
 	for c := range uint32(clients) {
 		for i := range uint32(each) {
 			s.accepted(c, i, int64(i*100), int64(i*100+50))
