@@ -54,8 +54,7 @@ func TestOptions(t *testing.T) {
 		o := options(t.TempDir())
 		change(&o)
 		if s, err := cluster.Start(o); err == nil {
-			t.Errorf("%s: started", name)
-			s.Close()
+			t.Errorf("%s: started, and closed again: %v", name, s.Close())
 		}
 	}
 }

@@ -55,7 +55,9 @@ func newRig(t *testing.T, o journal.AppenderOptions) *rig {
 		if err := <-stopped; err != nil {
 			t.Errorf("run: %v", err)
 		}
-		log.Close()
+		if err := log.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
 	})
 	t.Cleanup(b.stop)
 	return b
@@ -475,11 +477,7 @@ func TestLinger(t *testing.T) {
 }
 
 func TestAppenderOptions(t *testing.T) {
-	log, err := memory.Open(new(memory.Disk), memory.Options{Shards: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
+	log := openMemory(t)
 	for name, o := range map[string]journal.AppenderOptions{
 		"no shards":                 {Tiers: 1},
 		"no tiers":                  {Shards: 1},
@@ -494,14 +492,25 @@ func TestAppenderOptions(t *testing.T) {
 	}
 }
 
-// TestAppendAllocates holds the cost of an append in the steady state: the
-// record is copied into the batch, and nothing is allocated for it.
-func TestAppendAllocates(t *testing.T) {
+// openMemory opens an empty log of one shard until the end of the test.
+func openMemory(t *testing.T) *memory.Log {
+	t.Helper()
 	log, err := memory.Open(new(memory.Disk), memory.Options{Shards: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return log
+}
+
+// TestAppendAllocates holds the cost of an append in the steady state: the
+// record is copied into the batch, and nothing is allocated for it.
+func TestAppendAllocates(t *testing.T) {
+	log := openMemory(t)
 	a, err := journal.NewAppender(discard{log}, journal.AppenderOptions{Shards: 1, Tiers: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -74,9 +74,9 @@ func TestRecordsMalformed(t *testing.T) {
 
 func TestRecordsStopsWhenTold(t *testing.T) {
 	batch := journal.AppendRecord(journal.AppendRecord(nil, []byte("one")), []byte("two"))
-	for record := range journal.Records(batch) {
-		if string(record) != "one" {
-			t.Fatalf("%q", record)
+	for record, err := range journal.Records(batch) {
+		if err != nil || string(record) != "one" {
+			t.Fatalf("%q, %v", record, err)
 		}
 		break
 	}

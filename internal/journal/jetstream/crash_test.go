@@ -67,7 +67,9 @@ func appendUntilKilled(dir, number string) {
 					fail(err)
 				}
 				mu.Lock()
-				fmt.Println(w, n)
+				if _, err := fmt.Fprintln(os.Stdout, w, n); err != nil {
+					fail(err)
+				}
 				mu.Unlock()
 			}
 		}()
@@ -138,11 +140,7 @@ func checkAcknowledged(t *testing.T, dir string, acknowledged [][crashWriters]in
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer closing(t, l)
 	found := make([][crashWriters]int, len(acknowledged))
 	for i := range crashShards * crashTiers {
 		for _, record := range allRecords(t, l, crashPartition(i)) {

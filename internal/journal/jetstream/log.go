@@ -153,7 +153,10 @@ func (l *Log) open(ctx context.Context) (err error) {
 		// does a caller learn that it surely is not stored.
 		nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			l.publish.failAll(fmt.Errorf("%w: connection lost: %v", journal.ErrUnknown, err))
+			if err == nil { // closed in good order
+				err = nats.ErrDisconnected
+			}
+			l.publish.failAll(fmt.Errorf("%w: connection lost: %w", journal.ErrUnknown, err))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			l.opts.Logger.Warn("journal connection", "error", err)

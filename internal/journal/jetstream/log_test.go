@@ -3,6 +3,7 @@ package jetstream_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"testing"
@@ -53,6 +54,13 @@ func openIn(dir string, logger *slog.Logger, o jetstream.Options) (ownLog, error
 	return ownLog{l, server}, nil
 }
 
+// closing closes what a test has opened.
+func closing(t testing.TB, c io.Closer) {
+	if err := c.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // mustOpenIn is openIn until the end of the test.
 func mustOpenIn(t testing.TB, dir string, o jetstream.Options) ownLog {
 	t.Helper()
@@ -60,11 +68,7 @@ func mustOpenIn(t testing.TB, dir string, o jetstream.Options) ownLog {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
+	t.Cleanup(func() { closing(t, l) })
 	return l
 }
 

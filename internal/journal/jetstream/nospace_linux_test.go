@@ -146,13 +146,13 @@ func TestNoSpace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	defer closing(t, server)
 	host := &unseeing{Server: server}
 	l, err := jetstream.Open(t.Context(), jetstream.Options{Server: host, Shards: 2, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer closing(t, l)
 	p := journal.Partition{Shard: 1, Tier: 1}
 	acknowledged := map[uint64]string{}
 	appendOne := func(n int) error {

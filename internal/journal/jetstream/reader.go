@@ -59,7 +59,7 @@ func (l *Log) Read(ctx context.Context, p journal.Partition, after uint64) (jour
 		r.Close()
 		return nil, l.requestError(ctx, "open a reader", err)
 	}
-	context.AfterFunc(r.ctx, r.Close)
+	context.AfterFunc(r.ctx, r.Close) //nolint:contextcheck // a reader outlives the call that opens it
 	return r, nil
 }
 
@@ -116,7 +116,7 @@ func (r *reader) current(ctx context.Context) (jetstream.MessagesContext, error)
 func (r *reader) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	defer context.AfterFunc(r.ctx, cancel)()
+	defer context.AfterFunc(r.ctx, cancel)() //nolint:contextcheck // closing the reader ends the attempt too
 	consumer, err := r.log.streams[r.partition.Shard].CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject:     subject(r.partition),
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,

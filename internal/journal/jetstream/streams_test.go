@@ -54,7 +54,7 @@ func TestLostStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer closing(t, l)
 	for shard, want := range []uint64{5001, 8, 1} {
 		p := journal.Partition{Shard: uint16(shard), Tier: 1}
 		if seq, err := l.Append(t.Context(), p, []byte("x")); err != nil || seq != want {

@@ -118,7 +118,11 @@ func testReaderClose(t *testing.T, h Harness) {
 	l := open(t, h, Options{})
 	p := journal.Partition{}
 	testClosing(t, l, p, journal.Reader.Close)
-	testClosing(t, l, p, func(journal.Reader) { l.Close() })
+	testClosing(t, l, p, func(journal.Reader) {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // testClosing checks that closing ends a Next under way and all later ones.
