@@ -168,7 +168,7 @@ func (c *Client) once(ctx context.Context, r request, out any) (http.Header, err
 	}
 	defer func() {
 		// A short rest is read so that the connection can be used again.
-		io.CopyN(io.Discard, resp.Body, 4<<10)
+		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 		resp.Body.Close()
 	}()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {

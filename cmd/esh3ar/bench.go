@@ -116,7 +116,7 @@ func (c *benchBareCmd) Run(ctx context.Context, std stdio) error {
 	if _, err := loadgen.RaiseFileLimit(); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", c.Listen)
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (c *benchBareCmd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	srv := &http.Server{Handler: loadgen.Bare(), ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // Serve tells what there is to tell
 	defer stop()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -178,12 +178,12 @@ func (d *display) show(p loadgen.Progress) {
 	if errs > 0 {
 		fmt.Fprintf(&b, ", errors %d", errs)
 	}
-	io.WriteString(d.out, b.String())
+	fmt.Fprint(d.out, b.String())
 	d.last, d.prev, d.at = now, p, now
 }
 
 // end leaves the line.
-func (d *display) end() { io.WriteString(d.out, "\r\x1b[K") }
+func (d *display) end() { fmt.Fprint(d.out, "\r\x1b[K") }
 
 // printReport shows a report to people.
 func printReport(out io.Writer, r *loadgen.Report) error {

@@ -30,12 +30,12 @@ func (c *benchRatioCmd) Run(ctx context.Context, std stdio) error {
 	end := func() {}
 	if f, ok := std.err.(*os.File); ok && isTerminal(f) {
 		progress = func(what string) { fmt.Fprintf(f, "\r\x1b[K%s", what) }
-		end = func() { io.WriteString(f, "\r\x1b[K") }
+		end = func() { fmt.Fprint(f, "\r\x1b[K") }
 	}
 	ratios, err := loadgen.AcceptRatio(ctx, loadgen.RatioOptions{
 		Connections: c.Connections, Duration: c.Duration, Rounds: c.Rounds, Size: c.Size, Recipients: c.Recipients, Data: c.Data,
-		Serve: func(ctx context.Context, listen, data, key string) *exec.Cmd {
-			return self(ctx, "serve", "--listen", listen, "--data", data, "--bootstrap-key", key)
+		Serve: func(ctx context.Context, data, key, addrFile string) *exec.Cmd {
+			return self(ctx, "serve", "--listen", "127.0.0.1:0", "--addr-file", addrFile, "--data", data, "--bootstrap-key", key)
 		},
 		Bare:     func(ctx context.Context) *exec.Cmd { return self(ctx, "bench", "bare") },
 		Progress: progress,

@@ -230,7 +230,6 @@ type sender struct {
 	turn   uint32     // whose turn it is among them
 	// The request, built once: request is the whole of it, and fields of msgs point into it.
 	request []byte
-	key     []byte
 	msgs    []slot
 }
 
@@ -242,14 +241,13 @@ type slot struct {
 	sure          bool   // whether no attempt may have been accepted unseen
 }
 
-// namePlaceholder has the length of every recipient's name.
-var namePlaceholder = RecipientName(0, 0)
-
+// keyPlaceholder has the length of every idempotency key.
 const keyPlaceholder = "00000000-0000-0000-0000-000000000000"
 
 func newSender(c *Clients, number uint32) *sender {
 	s := &sender{Clients: c, number: number, seqs: make([]uint32, c.work.fan())}
 	text := content(c.work.Size)
+	name := RecipientName(c.work.Run, 0) // as long as that of any other
 	var body []byte
 	type place struct{ to, mark, key int }
 	places := make([]place, c.work.Batch)
@@ -262,7 +260,7 @@ func newSender(c *Clients, number uint32) *sender {
 		}
 		body = append(body, `{"to":"`...)
 		places[i].to = len(body)
-		body = append(body, namePlaceholder...)
+		body = append(body, name...)
 		body = append(body, `","content":"`...)
 		places[i].mark = len(body)
 		body = append(body, text...)
@@ -293,7 +291,7 @@ func newSender(c *Clients, number uint32) *sender {
 	s.request = append(req, body...)
 	at := func(pos, n int) []byte { return s.request[pos : pos+n : pos+n] }
 	for _, p := range places {
-		m := slot{to: at(head+p.to, len(namePlaceholder)), mark: at(head+p.mark, markBytes)}
+		m := slot{to: at(head+p.to, len(name)), mark: at(head+p.mark, markBytes)}
 		if c.work.Keys && c.work.Batch > 1 {
 			m.key = at(head+p.key, len(keyPlaceholder))
 		} else if c.work.Keys {

@@ -18,5 +18,5 @@ func RaiseFileLimit() (int, error) {
 		}
 	}
 	const most = 1 << 20 // some systems say infinite
-	return int(min(uint64(l.Cur), most)), nil
+	return int(min(l.Cur, most)), nil
 }

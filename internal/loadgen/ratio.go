@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -34,9 +33,10 @@ type RatioOptions struct {
 	// Size is the length of a message's text, Recipients to how many they go.
 	Size       int
 	Recipients int
-	// Serve returns the command of a server that listens there and keeps its data in that directory,
-	// Bare of one that serves Bare and prints its URL first.
-	Serve func(ctx context.Context, listen, data, key string) *exec.Cmd
+	// Serve returns the command of a server that keeps its data in that directory, knows that API key
+	// and writes its address to that file. Bare returns that of one which serves Bare and prints its
+	// URL first.
+	Serve func(ctx context.Context, data, key, addrFile string) *exec.Cmd
 	Bare  func(ctx context.Context) *exec.Cmd
 	// Data is where to make the server's data directory; "" means the system's temporary directory.
 	Data string
@@ -69,7 +69,7 @@ type Ratio struct {
 	Connections int          `json:"connections"`
 	Bare        []RatioRound `json:"bare"`
 	Durable     []RatioRound `json:"durable"`
-	// Ratio is the median of the durable rounds over the median of the bare ones.
+	// Ratio is the median over the rounds of durable over bare.
 	Ratio  float64 `json:"ratio"`
 	Bursts []Burst `json:"bursts"`
 }
@@ -177,26 +177,17 @@ func (c *comparison) startBare(ctx context.Context) (started, error) {
 }
 
 func (c *comparison) startServer(ctx context.Context) (started, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return started{}, err
-	}
-	addr := ln.Addr().String()
-	if err := ln.Close(); err != nil {
-		return started{}, err
-	}
-	stop, said, err := start(c.Serve(ctx, addr, filepath.Join(c.dir, "data"), benchKey))
+	addrFile := filepath.Join(c.dir, "addr")
+	stop, said, err := start(c.Serve(ctx, filepath.Join(c.dir, "data"), benchKey, addrFile))
 	if err != nil {
 		return started{}, fmt.Errorf("starting the server: %w", err)
 	}
-	s := started{"http://" + addr, stop}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		resp, err := http.Get(s.url + "/readyz")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
+		if addr, err := os.ReadFile(addrFile); err == nil {
+			s := started{"http://" + strings.TrimSpace(string(addr)), stop}
+			if isReady(ctx, s.url) {
 				return s, nil
 			}
 		}
@@ -205,6 +196,19 @@ func (c *comparison) startServer(ctx context.Context) (started, error) {
 			return started{}, fmt.Errorf("the server does not become ready: %s", said())
 		}
 	}
+}
+
+func isReady(ctx context.Context, url string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // compare takes turns at one number of connections.
@@ -224,17 +228,18 @@ func (c *comparison) compare(ctx context.Context, n int, bare, server string) (R
 		}
 		r.Durable, r.Bursts = append(r.Durable, round), append(r.Bursts, burst)
 	}
-	r.Ratio = median(r.Durable) / median(r.Bare)
+	// Each durable round is held against the bare one right before it.
+	ratios := make([]float64, len(r.Bare))
+	for i := range ratios {
+		ratios[i] = r.Durable[i].PerSecond / r.Bare[i].PerSecond
+	}
+	r.Ratio = median(ratios)
 	return r, nil
 }
 
-func median(rounds []RatioRound) float64 {
-	rates := make([]float64, len(rounds))
-	for i, r := range rounds {
-		rates[i] = r.PerSecond
-	}
-	slices.Sort(rates)
-	return (rates[(len(rates)-1)/2] + rates[len(rates)/2]) / 2
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // round runs wrk once.

@@ -289,7 +289,7 @@ func (r *run) spawn(ctx context.Context, j *job) error {
 			p.take(n)
 			r.signal()
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		err = errors.Join(err, cmd.Wait())
