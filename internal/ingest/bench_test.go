@@ -50,7 +50,7 @@ func (noMessages) Idempotent(context.Context, string, string) (store.Remembered,
 
 func benchAPI(tb testing.TB) *API {
 	tb.Helper()
-	a, err := New(Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Shards: 2, IdempotencyWindow: 24 * time.Hour})
+	a, err := New(Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Operator: struct{ Operator }{}, Shards: 2, IdempotencyWindow: 24 * time.Hour})
 	if err != nil {
 		tb.Fatal(err)
 	}

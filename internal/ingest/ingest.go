@@ -2,8 +2,8 @@
 // client behind an API key, makes messages durable in the journal and only then answers 202, and
 // answers questions about messages. docs/api.md is the API as its users see it.
 //
-// One file a resource: accept.go and batch.go take messages, messages.go shows them, tokens.go mints
-// device tokens.
+// One file a resource: accept.go and batch.go take messages, messages.go shows them, deadletters.go
+// replays and discards them, tokens.go mints device tokens.
 package ingest
 
 import (
@@ -72,6 +72,7 @@ type Options struct {
 	Keys     Keys
 	Journal  Journal
 	Messages Messages
+	Operator Operator
 	// Tokens is nil where device tokens are minted elsewhere.
 	Tokens Tokens
 
@@ -103,6 +104,7 @@ type API struct {
 	keys     *keyring
 	journal  Journal
 	messages Messages
+	operator Operator
 	tokens   Tokens
 
 	shards      int
@@ -130,6 +132,8 @@ func New(o Options) (*API, error) {
 		return nil, errors.New("ingest: no Journal")
 	case o.Messages == nil:
 		return nil, errors.New("ingest: no Messages")
+	case o.Operator == nil:
+		return nil, errors.New("ingest: no Operator")
 	case o.Shards < 1 || o.Shards > 1<<16:
 		return nil, fmt.Errorf("ingest: %d shards: want 1 to %d", o.Shards, 1<<16)
 	case o.IdempotencyWindow < 0:
@@ -160,6 +164,7 @@ func New(o Options) (*API, error) {
 		keys:        newKeyring(o.Keys, o.KeyMaxAge),
 		journal:     o.Journal,
 		messages:    o.Messages,
+		operator:    o.Operator,
 		tokens:      o.Tokens,
 		shards:      o.Shards,
 		window:      o.IdempotencyWindow,
@@ -223,9 +228,18 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 			return a.show(w, r, id)
+		case http.MethodDelete:
+			return a.cancel(w, r, id)
 		}
-		return notAllowed("GET, HEAD")
+		return notAllowed("DELETE, GET, HEAD")
 	}
+	if rest, ok := strings.CutPrefix(path, "/v1/dead-letters"); ok && (rest == "" || rest[0] == '/') {
+		return a.deadLetters(w, r, rest)
+	}
+	return noRoute()
+}
+
+func noRoute() error {
 	return esh3ar.Errorf(esh3ar.KindNotFound, "no_such_route", "there is no such route; see the API documentation")
 }
 

@@ -74,12 +74,7 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) error {
 		}
 		out = appendMessage(out, &page.Rows[i], false)
 	}
-	out = append(out, ']')
-	if page.Next != "" {
-		out = append(out, `,"next_cursor":`...)
-		out = appendString(out, page.Next)
-	}
-	a.answer(w, http.StatusOK, append(out, "}\n"...))
+	a.answer(w, http.StatusOK, appendNext(append(out, ']'), page.Next))
 	return nil
 }
 

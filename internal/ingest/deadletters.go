@@ -1,0 +1,291 @@
+package ingest
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// Operator changes what becomes of accepted messages: the owner of their shard. Each method returns the
+// message as it is when the change is stored, or an *esh3ar.Error: KindNotFound, KindConflict when the
+// message's state does not allow it, KindUnavailable, KindOutcomeUnknown.
+type Operator interface {
+	Cancel(ctx context.Context, client string, id esh3ar.ID) (store.Row, error)
+	Replay(ctx context.Context, client string, id esh3ar.ID) (store.Row, error)
+	Discard(ctx context.Context, client string, id esh3ar.ID, why string) (store.Row, error)
+}
+
+const (
+	maxDiscardRequest = 4 << 10 // bytes of the body
+	maxDiscardReason  = 200     // bytes
+	// deadScan is how many undelivered messages one request looks at. A page may be short, or empty,
+	// and have a next cursor all the same.
+	deadScan = 2000
+)
+
+// cancel serves DELETE /v1/messages/{id}.
+func (a *API) cancel(w http.ResponseWriter, r *http.Request, rawID string) error {
+	return a.operate(w, r, rawID, a.operator.Cancel)
+}
+
+// deadLetters serves everything below /v1/dead-letters; rest is what follows.
+func (a *API) deadLetters(w http.ResponseWriter, r *http.Request, rest string) error {
+	switch rest {
+	case "":
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			return a.listDead(w, r)
+		}
+		return notAllowed("GET, HEAD")
+	case "/replay":
+		if r.Method == http.MethodPost {
+			return a.replayAll(w, r)
+		}
+		return notAllowed("POST")
+	}
+	id, action, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+	switch action {
+	case "replay":
+		if r.Method != http.MethodPost {
+			return notAllowed("POST")
+		}
+		return a.operate(w, r, id, a.operator.Replay)
+	case "discard":
+		if r.Method != http.MethodPost {
+			return notAllowed("POST")
+		}
+		why, err := readDiscard(r)
+		if err != nil {
+			return err
+		}
+		return a.operate(w, r, id, func(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+			return a.operator.Discard(ctx, client, id, why)
+		})
+	}
+	return noRoute()
+}
+
+// operate finds the caller and the message, changes it, and answers with what it is then.
+func (a *API) operate(w http.ResponseWriter, r *http.Request, rawID string,
+	change func(context.Context, string, esh3ar.ID) (store.Row, error),
+) error {
+	client, err := a.keys.caller(r)
+	if err != nil {
+		return err
+	}
+	id, err := esh3ar.ParseID(rawID)
+	if err != nil {
+		return err
+	}
+	if err := onlyParameters(r.URL.Query()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readTime)
+	defer cancel()
+	row, err := change(ctx, client.ID, id)
+	if err != nil {
+		return readError(err)
+	}
+	a.answer(w, http.StatusOK, append(appendMessage(nil, &row, true), '\n'))
+	return nil
+}
+
+// deadFilter is what of the dead-letter queue is asked for.
+type deadFilter struct {
+	store.Query
+	label  string // Type
+	reason string
+}
+
+// matches reports whether a row that the query found is among what is asked for.
+func (f *deadFilter) matches(row *store.Row) bool {
+	why := string(row.State.Last().Reason)
+	return row.State.Status == esh3ar.StatusUndelivered &&
+		!strings.HasPrefix(why, string(esh3ar.ReasonDiscarded)) &&
+		(f.label == "" || row.Message.Type == f.label) &&
+		(f.reason == "" || why == f.reason)
+}
+
+// parseDeadFilter reads the filters of the dead-letter queue, which are those of a listing without the
+// status and with two of its own.
+func parseDeadFilter(raw string) (deadFilter, error) {
+	var f deadFilter
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return f, esh3ar.Errorf(esh3ar.KindInvalid, "malformed_query", "the query string is malformed; percent-encode its values")
+	}
+	if err := onlyParameters(values, "to", "type", "reason", "from", "until", "cursor", "limit"); err != nil {
+		return f, err
+	}
+	f.label, f.reason = values.Get("type"), values.Get("reason")
+	values.Del("type")
+	values.Del("reason")
+	f.Query, err = parseQuery(values.Encode())
+	f.Status = esh3ar.StatusUndelivered
+	return f, err
+}
+
+// eachDead calls do with the messages of the dead-letter queue that the filter matches, newest first,
+// until there were limit of them or enough was looked at. It returns the cursor to go on from, "" at the
+// end. An error of do ends it, and counts as its own.
+func (a *API) eachDead(ctx context.Context, f deadFilter, do func(*store.Row) error) (next string, err error) {
+	limit, found := f.Limit, 0
+	for looked := 0; looked < deadScan && found < limit; {
+		// Never more than are still wanted, so that the cursor does not go past one that matches.
+		f.Limit = limit - found
+		page, err := a.messages.Messages(ctx, f.Query)
+		if err != nil {
+			return "", err
+		}
+		looked += len(page.Rows)
+		for i := range page.Rows {
+			if !f.matches(&page.Rows[i]) {
+				continue
+			}
+			found++
+			if err := do(&page.Rows[i]); err != nil {
+				return "", err
+			}
+		}
+		if f.Cursor = page.Next; f.Cursor == "" {
+			return "", nil
+		}
+	}
+	return f.Cursor, nil
+}
+
+// listDead serves GET /v1/dead-letters.
+func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
+	client, err := a.keys.caller(r)
+	if err != nil {
+		return err
+	}
+	f, err := parseDeadFilter(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	f.Client = client.ID
+	ctx, cancel := context.WithTimeout(r.Context(), readTime)
+	defer cancel()
+	out := []byte(`{"dead_letters":[`)
+	start := len(out)
+	next, err := a.eachDead(ctx, f, func(row *store.Row) error {
+		if len(out) > start {
+			out = append(out, ',')
+		}
+		out = appendDead(out, row)
+		return nil
+	})
+	if err != nil {
+		return readError(err)
+	}
+	a.answer(w, http.StatusOK, appendNext(append(out, ']'), next))
+	return nil
+}
+
+// appendDead appends a message of the dead-letter queue: the message, when it died and why.
+func appendDead(dst []byte, row *store.Row) []byte {
+	dst = appendMessage(dst, row, false)
+	last := row.State.Last()
+	dst = appendTimeMember(dst[:len(dst)-1], "undelivered_at", last.At)
+	dst = append(dst, `,"reason":`...)
+	return append(appendString(dst, string(last.Reason)), '}')
+}
+
+// appendNext appends the cursor of the next page, if there is one, and the end of the answer.
+func appendNext(dst []byte, next string) []byte {
+	if next != "" {
+		dst = append(dst, `,"next_cursor":`...)
+		dst = appendString(dst, next)
+	}
+	return append(dst, "}\n"...)
+}
+
+// replayAll serves POST /v1/dead-letters/replay: it replays what the filter matches, at most limit of
+// them.
+func (a *API) replayAll(w http.ResponseWriter, r *http.Request) error {
+	client, err := a.keys.caller(r)
+	if err != nil {
+		return err
+	}
+	f, err := parseDeadFilter(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	f.Client = client.ID
+	ctx, cancel := context.WithTimeout(r.Context(), replayTime)
+	defer cancel()
+	replayed, skipped := 0, 0
+	next, err := a.eachDead(ctx, f, func(row *store.Row) error {
+		_, err := a.operator.Replay(ctx, client.ID, row.Message.ID)
+		switch esh3ar.KindOf(err) {
+		case esh3ar.KindConflict, esh3ar.KindNotFound: // somebody else was faster
+			skipped++
+			return nil
+		}
+		if err == nil {
+			replayed++
+		}
+		return err
+	})
+	if err != nil {
+		return readError(err)
+	}
+	out := strconv.AppendInt([]byte(`{"replayed":`), int64(replayed), 10)
+	out = strconv.AppendInt(append(out, `,"skipped":`...), int64(skipped), 10)
+	a.answer(w, http.StatusOK, appendNext(out, next))
+	return nil
+}
+
+// replayTime bounds a bulk replay. What it has not done by then can be asked for again.
+const replayTime = 25 * time.Second
+
+// readDiscard reads {"reason": words}, or nothing.
+func readDiscard(r *http.Request) (why string, err error) {
+	body, err := readBody(r, nil, maxDiscardRequest)
+	if err != nil || len(body) == 0 {
+		return "", err
+	}
+	if err := checkContentType(r.Header); err != nil {
+		return "", err
+	}
+	var d decoder
+	if err := d.open(body); err != nil {
+		return "", err
+	}
+	seen := false
+	for n := 0; d.member(n); n++ {
+		c := d.peek()
+		switch {
+		case d.name != "reason":
+			d.fault(pointer("", clip(d.name)), "unknown_field", "a request to discard has no such field")
+			d.skip(1)
+		case seen:
+			d.fault("/reason", "duplicate_field", "the field is given twice")
+			d.skip(1)
+		case c != '"':
+			if d.skip(1) {
+				d.refuse("/reason", wrongType("a string", c))
+			}
+		default:
+			seen = true
+			raw, ok := d.str()
+			if ok && len(raw) > maxDiscardReason {
+				d.fault("/reason", "reason_too_long", "the reason has at most %d bytes", maxDiscardReason)
+			}
+			why = strings.Clone(raw)
+		}
+	}
+	switch {
+	case !d.end():
+		return "", d.err
+	case len(d.faults) > 0:
+		return "", d.faults
+	}
+	return why, nil
+}
