@@ -1,5 +1,4 @@
-# Go alone is enough for run, build, race, bench and fuzz. What test and lint need beside it, they
-# get themselves. The tools' versions are pinned here.
+# Go alone is enough for run, build and fuzz. What the others need beside it, they get themselves. The tools' versions are pinned here.
 
 GOLANGCI_LINT := bin/golangci-lint-v2.15.0
 GOVULNCHECK   := bin/govulncheck-v1.9.0
@@ -26,8 +25,8 @@ test: setup $(GOTESTSUM) ## Run every test, race detector on: unit, conformance,
 	@GOTESTSUM=$(GOTESTSUM) scripts/test ./...
 
 .PHONY: race
-race: ## Run the unit and conformance tests with the race detector, needing Go and a C compiler alone
-	go test -race -timeout 10m $$(go list ./... | grep -v /e2e)
+race: setup ## Run the unit and conformance tests alone, race detector on
+	go test -race -timeout 12m $$(go list ./... | grep -v /e2e)
 
 .PHONY: e2e
 e2e: setup $(GOTESTSUM) ## Run the end-to-end tests against the real program
@@ -44,9 +43,10 @@ lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulner
 	@GOVULNCHECK=$(GOVULNCHECK) scripts/vulncheck ./...
 
 .PHONY: bench
-bench: build ## Measure the hot pieces, then durable accepts beside a bare HTTP handler
+bench: build ## Measure the hot pieces, then durable accepts beside a bare HTTP handler (flags: ARGS="…")
+	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -v /e2e)
-	scripts/bench
+	bin/esh3ar bench accept-ratio $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (10s)
