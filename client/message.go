@@ -13,7 +13,7 @@ type Message struct {
 	// Content is the text of a text message.
 	Content string
 	// Data is the content of a data message: any value that encodes as JSON. A json.RawMessage is
-	// sent as it is.
+	// sent as it is, but for white space.
 	Data any
 	// Type is a short label of the sender's own, "" for none.
 	Type string

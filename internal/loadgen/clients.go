@@ -66,7 +66,7 @@ type ClientStats struct {
 	// Connected is how many clients have a connection now.
 	Connected int64 `json:"connected"`
 	Accepted  int64 `json:"accepted"`
-	// Measured counts those of Accepted whose latency was recorded.
+	// Measured counts those of Accepted that were answered after the warm-up.
 	Measured int64 `json:"measured"`
 	Refused  int64 `json:"refused"`
 	Unknown  int64 `json:"unknown"`
@@ -531,8 +531,10 @@ func (s *sender) accepted(m *slot, id esh3ar.ID, sched Schedule, due, now time.T
 	m.rec.Kind, m.rec.Status, m.rec.ID, m.rec.At = Accepted, 202, id, now.UnixNano()
 	s.ledger.Append(&m.rec)
 	s.counters.accepted.Add(1)
-	if !due.Before(sched.Measure) {
+	if !now.Before(sched.Measure) {
 		s.counters.measured.Add(1)
+	}
+	if !due.Before(sched.Measure) {
 		s.accept.record(s.number, now.Sub(due))
 	}
 }

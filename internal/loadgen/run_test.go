@@ -59,7 +59,7 @@ func TestRunFindsPromisesKept(t *testing.T) {
 			if int64(v.Accepted) != r.Clients.Accepted || int64(v.Received) != r.Phones.Received {
 				t.Errorf("the ledgers say %v; the counts %d and %d", v, r.Clients.Accepted, r.Phones.Received)
 			}
-			if r.Accept.Count == 0 || r.Accept.Count != r.Clients.Measured || r.Rate <= 0 || r.Total.Count == 0 ||
+			if r.Accept.Count == 0 || r.Accept.Count > r.Clients.Measured || r.Rate <= 0 || r.Total.Count == 0 ||
 				r.Receive.Count != r.Total.Count || r.Receive.Max <= 0 || r.Receive.P50 > r.Total.Max {
 				t.Errorf("latencies: %+v %+v %+v, rate %f", r.Accept, r.Receive, r.Total, r.Rate)
 			}
