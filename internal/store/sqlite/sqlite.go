@@ -39,9 +39,10 @@ type Options struct {
 
 // Store is the SQLite store. Its methods are safe for concurrent use.
 type Store struct {
-	writer *writer
-	reads  *sql.DB
-	read   readStatements
+	writer     *writer
+	checkpoint *checkpointer
+	reads      *sql.DB
+	read       readStatements
 }
 
 var (
@@ -78,6 +79,9 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{writer: w}
+	if s.checkpoint, err = newCheckpointer(ctx, path, w); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if s.reads, err = openPool(path, opts.Readers,
 		"query_only(1)",
 		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
@@ -93,7 +97,11 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 
 // Close ends the writer after the transaction under way and closes all connections.
 func (s *Store) Close() error {
-	err := s.writer.close()
+	var err error
+	if s.checkpoint != nil {
+		err = s.checkpoint.close() // first, because it asks the writer for its last pass
+	}
+	err = errors.Join(err, s.writer.close())
 	if s.reads != nil {
 		err = errors.Join(err, s.reads.Close())
 	}

@@ -17,6 +17,8 @@ type statements struct {
 	apiKey *stmt
 
 	pruneMessages, pruneEvents, pruneKeys, pruneRejects *stmt
+
+	checkpoint *stmt
 }
 
 func (s *statements) prepare(c *conn) (err error) {
@@ -72,6 +74,8 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.pruneEvents, `DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?2) AND at < ?1`},
 		{&s.pruneKeys, `DELETE FROM idempotency WHERE seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT ?2) AND accepted_at < ?1`},
 		{&s.pruneRejects, `DELETE FROM reject WHERE seq IN (SELECT seq FROM reject ORDER BY seq LIMIT ?2) AND at < ?1`},
+
+		{&s.checkpoint, passive},
 	} {
 		if *p.stmt, err = c.prepare(p.query); err != nil {
 			return err

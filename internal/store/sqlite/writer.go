@@ -33,6 +33,10 @@ type writer struct {
 	quit    chan struct{}
 	closing sync.Once
 	done    chan struct{} // closed when the writer's goroutine has ended
+
+	// checkpointDue holds a token when enough is written to copy the log.
+	checkpointDue chan struct{}
+	written       int // rows since the last token
 }
 
 // job is one caller's part of a transaction.
@@ -40,8 +44,10 @@ type job struct {
 	ctx  context.Context
 	rows int // about how many it writes
 	run  func(*writer) error
-	err  error
-	done chan struct{} // closed when err is final
+	// alone makes it run by itself and outside of a transaction.
+	alone bool
+	err   error
+	done  chan struct{} // closed when err is final
 }
 
 func newWriter(ctx context.Context, path string, opts Options) (*writer, error) {
@@ -49,7 +55,7 @@ func newWriter(ctx context.Context, path string, opts Options) (*writer, error) 
 		"synchronous(FULL)",
 		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
 		fmt.Sprintf("cache_size(%d)", -opts.CacheBytes>>10),
-		"wal_autocheckpoint(8192)",
+		"wal_autocheckpoint(0)",
 	)
 	if err != nil {
 		return nil, err
@@ -60,6 +66,8 @@ func newWriter(ctx context.Context, path string, opts Options) (*writer, error) 
 		jobs:   make(chan *job),
 		quit:   make(chan struct{}),
 		done:   make(chan struct{}),
+
+		checkpointDue: make(chan struct{}, 1),
 	}
 	if err := w.stmts.prepare(c); err != nil {
 		return nil, errors.Join(err, c.close())
@@ -83,11 +91,20 @@ func (w *writer) close() error {
 // took the job nothing is written; afterwards the outcome is waited for, since the job's data belong
 // to the caller again when do returns.
 func (w *writer) do(ctx context.Context, rows int, run func(*writer) error) error {
-	j := &job{ctx: ctx, rows: rows, run: run, done: make(chan struct{})}
+	return w.submit(&job{ctx: ctx, rows: rows, run: run})
+}
+
+// between runs something on the writer's connection between two transactions.
+func (w *writer) between(ctx context.Context, run func(*writer) error) error {
+	return w.submit(&job{ctx: ctx, run: run, alone: true})
+}
+
+func (w *writer) submit(j *job) error {
+	j.done = make(chan struct{})
 	select {
 	case w.jobs <- j:
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-j.ctx.Done():
+		return j.ctx.Err()
 	case <-w.quit:
 		return errClosed
 	}
@@ -122,18 +139,35 @@ func (w *writer) gather(first *job) []*job {
 	return group
 }
 
-// write runs the group in one transaction and answers its callers.
+// write runs the group, its transactional jobs together, and answers its callers.
 //
 // A job that fails before it has written anything, such as one of a former owner, leaves the others
 // unharmed. If one fails later, each runs again in a transaction of its own, so that it fails alone.
 func (w *writer) write(group []*job) {
-	if !w.together(group) {
-		for _, j := range group {
+	together := make([]*job, 0, len(group))
+	for _, j := range group {
+		if !j.alone {
+			together = append(together, j)
+		}
+	}
+	if len(together) > 0 && !w.together(together) {
+		for _, j := range together {
 			w.together([]*job{j})
 		}
 	}
 	for _, j := range group {
+		if j.alone {
+			j.err = j.run(w)
+		}
+		w.written += j.rows
 		close(j.done)
+	}
+	if w.written >= checkpointRows {
+		w.written = 0
+		select {
+		case w.checkpointDue <- struct{}{}:
+		default: // one is due already
+		}
 	}
 }
 
