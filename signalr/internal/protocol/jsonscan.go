@@ -154,23 +154,29 @@ func (s *jsonScanner) stringText() (text []byte, escaped bool, err error) {
 	}
 	s.pos++
 	start := s.pos
-	for s.pos < len(s.data) {
-		switch c := s.data[s.pos]; {
-		case c == '"':
-			text = s.data[start:s.pos]
+	data := s.data
+	for i := start; i < len(data); {
+		c := data[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		s.pos = i
+		switch c {
+		case '"':
 			s.pos++
-			return text, escaped, nil
-		case c == '\\':
+			return data[start:i], escaped, nil
+		case '\\':
 			escaped = true
 			if err := s.escape(); err != nil {
 				return nil, false, err
 			}
-		case c < 0x20:
-			return nil, false, s.fail("control character in JSON string")
+			i = s.pos
 		default:
-			s.pos++
+			return nil, false, s.fail("control character in JSON string")
 		}
 	}
+	s.pos = len(data)
 	return nil, false, s.fail("JSON string not ended")
 }
 
