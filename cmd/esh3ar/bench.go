@@ -166,7 +166,7 @@ func (d *display) show(p loadgen.Progress) {
 		fmt.Fprintf(&b, ": accepted %d (%.0f/s), received %d (%.0f/s), on the way %d",
 			p.Clients.Accepted, rate(p.Clients.Accepted, d.prev.Clients.Accepted),
 			p.Devices.Received, rate(p.Devices.Received, d.prev.Devices.Received),
-			p.Clients.Accepted-p.Devices.Received)
+			max(p.Clients.Accepted-p.Devices.Received, 0)) // the counts come from several processes
 	}
 	var errs int64
 	for _, n := range p.Clients.Errors {

@@ -125,8 +125,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	report, err := r.drive(ctx)
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // and whatever broke over it
+	}
 	if err != nil {
-		return nil, errors.Join(err, ctx.Err())
+		return nil, err
 	}
 	r.enter("accounting", 0)
 	paths := make([]string, len(jobs))
