@@ -63,6 +63,7 @@ func (h *Hub) refuse(w http.ResponseWriter, err error) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	if refusal.ContentType == "" {
+		noCache(w)
 		http.Error(w, refusal.Message, refusal.Status)
 		return
 	}
