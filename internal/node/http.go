@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/esh3artech/esh3ar/internal/ingest"
 )
 
 // spareFiles are the descriptors that connections must leave for the journal, the store and the rest.
 const spareFiles = 512
 
 // listen binds the addresses and builds what serves them.
-func (n *Node) listen(ctx context.Context, api http.Handler) error {
+func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", n.cfg.Listen)
 	if err != nil {
@@ -33,9 +35,13 @@ func (n *Node) listen(ctx context.Context, api http.Handler) error {
 		most = max(most-spareFiles, 64)
 	}
 	n.listener = netutil.LimitListener(l, most)
+	n.front = ingest.NewFront(api, n.listener, ingest.FrontOptions{
+		HeaderTimeout: n.cfg.HeaderTimeout, BodyTimeout: n.cfg.BodyTimeout, IdleTimeout: n.cfg.IdleTimeout,
+		Metrics: n.health.Registry(),
+	})
 
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", n.accepting.count(api))
+	mux.Handle("/v1/", api)
 	n.hub.Mount(mux, "/hubs/mobile")
 	h := n.health.Handler()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
@@ -58,9 +64,9 @@ func (n *Node) listen(ctx context.Context, api http.Handler) error {
 	return nil
 }
 
-// serve serves until the server is shut down.
+// serve serves what the front hands over until the server is shut down.
 func (n *Node) serve() error {
-	if err := n.http.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := n.http.Serve(n.front); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

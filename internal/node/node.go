@@ -33,7 +33,7 @@ const settle = 200 * time.Millisecond
 
 // Node is one server. It holds its parts so:
 //
-//	          http.Server ── mux
+//	ingest.Front ── all but plain posts ──► http.Server ── mux
 //	   ┌──────────┬───┴──────────┬─────────────────┐
 //	/v1/…     /hubs/mobile   /healthz /readyz   /metrics
 //	ingest.API   hub.Hub        health
@@ -61,7 +61,8 @@ type Node struct {
 	health   *health.Health
 	http     *http.Server
 
-	accepting pressure
+	accepting *pressure
+	front     *ingest.Front
 	listener  net.Listener
 	debug     *debugServer
 
@@ -81,7 +82,7 @@ type Info struct {
 // New opens everything that a server with this configuration needs and binds its address. The
 // configuration must be valid. Nothing is served before Run; a Node that is not run must be closed.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: log, clock: clock.New(clock.Options{Logger: log})}
+	n = &Node{cfg: cfg, log: log, accepting: new(pressure), clock: clock.New(clock.Options{Wall: wallClock(), Logger: log})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -158,6 +159,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if err != nil {
 		return n, err
 	}
+	n.accepting.calls = api.InFlight
 	n.addChecks()
 	return n, n.listen(ctx, api)
 }

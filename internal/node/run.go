@@ -36,7 +36,8 @@ func (n *Node) Run(ctx context.Context) error {
 		defer close(dispatched)
 		return n.dispatch.Run(dispatchCtx, max(n.cfg.DrainTimeout/2, time.Second))
 	})
-	g.Go(func() error { return n.serve() })
+	g.Go(n.front.Run)
+	g.Go(n.serve)
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
 	g.Go(func() error { return n.clock.Run(dispatchCtx) })
@@ -53,7 +54,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.hub.Drain()
 	var devices errgroup.Group
 	devices.Go(func() error { return n.signalr.Shutdown(drain) })
-	if err := n.http.Shutdown(drain); err != nil {
+	var posts errgroup.Group
+	posts.Go(func() error { return n.front.Shutdown(drain) })
+	if err := errors.Join(n.http.Shutdown(drain), posts.Wait()); err != nil {
 		n.log.Warn("requests under way were cut off", "err", err)
 		n.http.Close()
 	}
