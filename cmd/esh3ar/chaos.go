@@ -1,0 +1,96 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/chaos"
+)
+
+// chaosCmd runs a server of its own under load and breaks it.
+type chaosCmd struct {
+	Seed       uint64        `help:"Seed of the schedule; 0 draws one. With --runs the next runs have the next seeds."`
+	Runs       int           `default:"1" help:"How many runs to make, one after the other."`
+	For        time.Duration `placeholder:"DURATION" help:"Make runs until that much time has passed, instead of a number of them."`
+	Store      string        `default:"sqlite" enum:"sqlite,postgres,both" help:"Store of the server: sqlite, postgres (a throw-away cluster), or both in turn."`
+	Duration   time.Duration `default:"30s" help:"How long load and faults of a run go on."`
+	Settle     time.Duration `default:"1m" help:"How long what is left may take to arrive."`
+	Faults     []string      `placeholder:"NAME" help:"Inject these alone. 'esh3ar chaos --list' names all."`
+	List       bool          `help:"Name the faults, and do nothing else."`
+	Plan       bool          `help:"Print the schedule of the seed, and do nothing else."`
+	Clients    int           `default:"8" help:"Business clients."`
+	Rate       float64       `default:"150" help:"Requests a second of all clients together."`
+	Recipients int           `default:"24" help:"Recipients, the last three of whom never have a device."`
+	Dir        string        `placeholder:"DIR" help:"Keep the files of the run here: the ledger, the server's log and its data."`
+	JSON       bool          `name:"json" help:"Print one JSON object for each run."`
+	Quiet      bool          `short:"q" help:"Do not say what happens."`
+}
+
+// Run makes the runs and prints a report of each. It fails at the first broken promise.
+func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
+	if c.List {
+		for _, name := range chaos.Faults() {
+			fmt.Fprintln(std.out, name)
+		}
+		return nil
+	}
+	for c.Seed == 0 {
+		c.Seed = rand.Uint64N(1 << 32)
+	}
+	if c.Plan {
+		for _, step := range c.options(0).Plan() {
+			fmt.Fprintln(std.out, step)
+		}
+		return nil
+	}
+	if c.Dir != "" && (c.Runs != 1 || c.For != 0) {
+		return errors.New("--dir takes the files of one run")
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var log io.Writer
+	if !c.Quiet {
+		log = std.err
+	}
+	began := time.Now()
+	for n := 0; c.For > 0 && time.Since(began) < c.For || c.For == 0 && n < c.Runs; n++ {
+		o := c.options(n)
+		o.Program, o.Log = program, log
+		report, err := chaos.Run(ctx, *o)
+		if err != nil {
+			return fmt.Errorf("the run with seed %d: %w", o.Seed, err)
+		}
+		if c.JSON {
+			err = json.NewEncoder(std.out).Encode(report)
+		} else {
+			_, err = fmt.Fprintln(std.out, report)
+		}
+		if err != nil {
+			return err
+		}
+		if !report.OK() {
+			return exitCode(1)
+		}
+	}
+	return nil
+}
+
+// options are those of the run with that number.
+func (c *chaosCmd) options(n int) *chaos.Options {
+	o := chaos.DefaultOptions()
+	o.Seed, o.Dir, o.Faults = c.Seed+uint64(n), c.Dir, c.Faults
+	o.Postgres = c.Store == "postgres" || c.Store == "both" && n%2 == 1
+	o.Duration, o.Settle = c.Duration, c.Settle
+	o.Clients, o.Rate, o.Recipients = c.Clients, c.Rate, c.Recipients
+	return &o
+}

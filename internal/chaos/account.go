@@ -1,0 +1,227 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/loadgen"
+)
+
+// settleDown lets the senders finish and everything arrive, until no message is open any more or the
+// time is up.
+func (l *lab) settleDown(report *Report, sent func()) error {
+	began := time.Now()
+	l.say("settling")
+	l.settling.Store(true)
+	l.settle()
+	ctx, cancel := context.WithTimeout(l.ctx, l.opts.Settle)
+	defer cancel()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		sent()
+	}()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+		return fmt.Errorf("the senders get no answer within %s; the server's log ends with\n%s", l.opts.Settle, l.server.tail(2<<10))
+	}
+	for l.book.unreceived() > 0 && pause(ctx, 100*time.Millisecond) {
+	}
+	// Whoever did not get all may still be on the way; the statuses tell.
+	for {
+		err := l.judge(ctx, report)
+		if err == nil && len(report.open) == 0 {
+			break
+		}
+		if !pause(ctx, 500*time.Millisecond) {
+			if err != nil {
+				return fmt.Errorf("asking for the statuses: %w; the server's log ends with\n%s", err, l.server.tail(2<<10))
+			}
+			break
+		}
+	}
+	report.Settled = time.Since(began)
+	return l.ctx.Err()
+}
+
+// judge asks for the status of every message and finds those that are not as they have to be.
+func (l *lab) judge(ctx context.Context, report *Report) error {
+	all, err := l.api.list(ctx)
+	if err != nil {
+		return err
+	}
+	l.book.mu.Lock()
+	defer l.book.mu.Unlock()
+	now := time.Now()
+	report.Statuses = make(map[string]int)
+	report.open, report.explained = nil, make(map[string]bool)
+	listed := make(map[string]*details, len(all))
+	ids := make(map[string]string) // by content
+	for i := range all {
+		d := &all[i]
+		listed[d.ID] = d
+		name := d.Metadata[nameMember]
+		m := l.book.byName[name]
+		switch other, twice := ids[name]; {
+		case m == nil:
+			report.open = append(report.open, fmt.Sprintf("%s is listed, and nobody sent it", d.ID))
+		case twice:
+			report.open = append(report.open, fmt.Sprintf("%s is listed as two messages, %s and %s (key %q)", name, other, d.ID, m.key))
+		}
+		ids[name] = d.ID
+	}
+	for id, m := range l.book.byID {
+		d := listed[id]
+		if d == nil {
+			report.open = append(report.open, fmt.Sprintf("%s (%s) was accepted and is not known any more", m.name, id))
+			continue
+		}
+		report.Statuses[d.Status]++
+		if fault := l.unexplained(m, d, now); fault != "" {
+			report.open = append(report.open, fmt.Sprintf("%s (%s) %s", m.name, id, fault))
+		} else if m.devices == 0 {
+			report.explained[id] = true
+		}
+	}
+	// The reason of what was given up stands in its timeline.
+	for id := range report.explained {
+		if listed[id].Status != "undelivered" {
+			continue
+		}
+		d, err := l.api.message(ctx, id)
+		if err != nil {
+			return err
+		}
+		if n := len(d.Timeline); n == 0 || d.Timeline[n-1].Reason != "attempts_exhausted" || d.Attempts < maxAttempts {
+			report.open = append(report.open, fmt.Sprintf("%s was given up after %d attempts: %+v", id, d.Attempts, d.Timeline))
+		}
+	}
+	return nil
+}
+
+// expiryGrace is how late a message may expire: what is in flight is waited for, and nothing expires
+// while the clock is in doubt.
+const expiryGrace = 10 * time.Second
+
+// unexplained says what is wrong with a message's status, "" if nothing is.
+func (l *lab) unexplained(m *message, d *details, now time.Time) string {
+	waited := now.Sub(d.AcceptedAt)
+	switch d.Status {
+	case "delivered", "read":
+		if m.devices == 0 {
+			return "is said to be " + d.Status + ", and no device received it"
+		}
+	case "expired":
+		if m.ttl == 0 || waited < m.ttl {
+			return fmt.Sprintf("expired %s after it was accepted, with a ttl of %s", waited.Round(time.Second), m.ttl)
+		}
+	case "canceled":
+		if !m.cancel {
+			return "was canceled by nobody"
+		}
+	case "undelivered":
+	default:
+		switch {
+		case m.present:
+			return fmt.Sprintf("is still %s after %d attempts (received: %v)", d.Status, d.Attempts, m.devices != 0)
+		case m.ttl == shortTTL && waited > shortTTL+expiryGrace:
+			return fmt.Sprintf("is still %s %s after it was accepted, with a ttl of %s", d.Status, waited.Round(time.Second), m.ttl)
+		case m.ttl == shortTTL:
+			return "has yet to expire"
+		}
+	}
+	return ""
+}
+
+// begins notes that the load begins now.
+func (b *book) begins() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	b.accept.last, b.receive.last = now, now
+}
+
+// ends takes the stalls of the load, up to now.
+func (b *book) ends(report *Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	accept, receive := b.accept, b.receive
+	accept.happened(b, now)
+	receive.happened(b, now)
+	report.AcceptStall, report.DeliveryStall = accept, receive
+}
+
+// close closes the ledger, once.
+func (b *book) close() error {
+	if b.ledger == nil {
+		return nil
+	}
+	err := b.ledger.Close()
+	b.ledger = nil
+	return err
+}
+
+// account closes the ledger and draws the conclusion from it and the statuses.
+func (l *lab) account(report *Report) error {
+	if err := l.book.close(); err != nil {
+		return err
+	}
+	records, err := loadgen.ReadLedgers(filepath.Join(l.dir, "ledger"))
+	if err != nil {
+		return err
+	}
+	if report.Faults["store-set-back"] > 0 {
+		// A store that was set back has forgotten what was canceled meanwhile, and delivers it after all,
+		// after messages that did not have to wait for it. Such a message is in an order with none.
+		for i := range records {
+			r := &records[i]
+			if m := l.book.byName[messageName(r.Recipient, r.Seq)]; m != nil && m.cancel {
+				r.Client = 1 + r.Seq
+			}
+		}
+	}
+	v := loadgen.Account(records)
+	report.Accepted, report.Refused, report.Unknown, report.Landed = v.Accepted, v.Refused, v.Unknown, v.Landed
+	report.Received, report.Disordered, report.Repeats = v.Received, v.Disordered, l.book.repeats
+	report.PagesLost, report.Cuts, report.Starts, report.Exits = l.pages, l.proxy.cuts.Load(), l.server.starts, l.exits
+	for _, r := range v.Missing {
+		if !report.explained[r.ID.String()] {
+			report.Lost++
+			report.note("LOST: message %d to recipient %d, accepted as %s %.2f s after the start", r.Seq, r.Recipient, r.ID,
+				time.Duration(r.At-l.book.start.UnixNano()).Seconds())
+		}
+	}
+	report.Unexplained = len(report.open)
+	slices.Sort(report.open)
+	for _, s := range report.open {
+		report.note("%s", s)
+	}
+	report.Contradictions = len(l.book.faults) + v.Contradictions
+	for _, s := range l.book.faults {
+		report.note("%s", s)
+	}
+	for _, s := range v.Notes {
+		report.note("%s", s)
+	}
+	log, err := os.ReadFile(l.server.logFile())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, word := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
+		if i := strings.Index(string(log), word); i >= 0 {
+			report.Contradictions++
+			report.note("the server's log: %s", log[i:min(i+1500, len(log))])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,413 @@
+//go:build unix
+
+// Package chaos is the laboratory that breaks the server and counts what is lost: nothing may be.
+//
+// It runs the real program under load, injects faults by a schedule that is a pure function of a seed,
+// and keeps a ledger of every 202 and every receipt outside of it. In the end it heals everything, lets
+// every device connect and acknowledge, and accounts for every message ever accepted.
+//
+//	senders ── HTTP ──────────► server ◄── signals, cgroup ── faults
+//	   │                        │ │ ▲                          │ ▲
+//	   │ 202        data on     │ │ └── frames ── proxy ◄──────┤ │ Plan(seed)
+//	   ▼            faultfs ◄───┘ ▼               ▲            │
+//	  book ◄──────────────── PostgreSQL ◄─────────┼────────────┘
+//	   ▲                                          │
+//	   └───────────────── receipts ────────── devices
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/chaos/faultfs"
+	"github.com/esh3artech/esh3ar/internal/devicetoken"
+	"github.com/esh3artech/esh3ar/internal/loadgen"
+	"github.com/esh3artech/esh3ar/internal/node"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
+)
+
+// Options says what Run does. DefaultOptions returns some that work.
+type Options struct {
+	// Seed decides the schedule, and what load, devices and faults leave to chance.
+	Seed uint64
+	// Program is the server's program, run as "Program serve …".
+	Program string
+	// Postgres has the server store in a throw-away PostgreSQL instead of SQLite.
+	Postgres bool
+	// Duration is how long load and faults go on, Settle how long what is left may take to arrive.
+	Duration, Settle time.Duration
+	// Faults are the names of those to inject; nil means all.
+	Faults []string
+	// Clients is how many business clients send, Rate how many requests they make in a second together.
+	Clients int
+	Rate    float64
+	// Recipients is how many there are; the last Away of them never have a device.
+	Recipients, Away int
+	// Dir keeps the run's files: the ledger, the server's log and its data. "" means a directory that is
+	// removed at the end unless a promise was broken.
+	Dir string
+	// Log is told what happens. nil means nobody.
+	Log io.Writer
+}
+
+// DefaultOptions returns options for a run of half a minute over SQLite.
+func DefaultOptions() Options {
+	return Options{Duration: 30 * time.Second, Settle: time.Minute, Clients: 8, Rate: 150, Recipients: 24, Away: 3}
+}
+
+func (o *Options) validate() error {
+	for _, name := range o.Faults {
+		if !slices.Contains(Faults(), name) {
+			return fmt.Errorf("there is no fault %q; there are %s", name, strings.Join(Faults(), ", "))
+		}
+	}
+	switch {
+	case o.Program == "":
+		return errors.New("the laboratory needs a program to run")
+	case o.Duration <= 0 || o.Settle <= 0:
+		return errors.New("the duration and the settle time must be positive")
+	case o.Clients < 1 || o.Rate <= 0 || o.Recipients <= o.Away || o.Away < 0:
+		return errors.New("a run needs a client, a rate, and a recipient who is not away")
+	}
+	return nil
+}
+
+// What the server of a run is told. Attempts are plenty, so that devices that are cut off again and
+// again do not use a message's up; a message that does is accounted for by its reason.
+const (
+	diskReserve = 4 << 20
+	maxAttempts = 50
+	apiKey      = "esh_the-chaos-laboratory-uses-this-key"
+	jwtSecret   = "the chaos laboratory signs device tokens with this"
+)
+
+// lab is one run.
+type lab struct {
+	opts   Options
+	dir    string
+	data   string // the server's data directory
+	book   *book
+	server *supervisor
+	proxy  *proxy
+	api    *api
+	tokens *devicetoken.HS256
+
+	fsys     *faultfs.FS // nil where it cannot be mounted
+	noDisk   error
+	postgres *pgtest.Server // nil with SQLite
+	group    *group         // nil where it cannot be made
+	noGroup  error
+
+	clockFile string
+	silence   atomic.Bool // some devices do not acknowledge
+	doubled   atomic.Bool // devices acknowledge twice
+	noCancel  atomic.Bool // the server does not know how to cancel
+	settling  atomic.Bool
+	settleCtx context.Context // ends when settling begins
+	settle    context.CancelFunc
+	ctx       context.Context // ends with the run
+
+	pages int // lost in power cuts
+
+	mu     sync.Mutex
+	active map[string]time.Time // faults, and those healed a moment ago
+	exits  int                  // ends of the server that a fault explains
+}
+
+// Run makes one run. An error means that it could not be made; what it found out about the server is in
+// the report.
+func Run(ctx context.Context, o Options) (_ *Report, err error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	l := &lab{opts: o, active: make(map[string]time.Time)}
+	var cancel context.CancelFunc
+	l.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	l.settleCtx, l.settle = context.WithCancel(context.WithoutCancel(ctx))
+	defer l.settle()
+	keep := o.Dir != ""
+	if l.dir = o.Dir; !keep {
+		if l.dir, err = os.MkdirTemp("", "esh3ar-chaos-"); err != nil {
+			return nil, err
+		}
+	} else if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if l.dir, err = filepath.Abs(l.dir); err != nil {
+		return nil, err
+	}
+	report, err := l.run()
+	if keep || err == nil && !report.OK() {
+		if report != nil {
+			report.Dir = l.dir
+		}
+		return report, err
+	}
+	return report, errors.Join(err, os.RemoveAll(l.dir))
+}
+
+// run sets the laboratory up, makes the run and takes it down again.
+func (l *lab) run() (report *Report, err error) {
+	defer func() { err = errors.Join(err, l.close()) }()
+	if err := l.open(); err != nil {
+		return nil, err
+	}
+	report = &Report{Seed: l.opts.Seed, Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
+	if l.postgres != nil {
+		report.Store = "postgres"
+	}
+	var names []string
+	for _, name := range l.opts.faults() {
+		if why := l.unavailable(name); why != "" {
+			report.Unavailable[name] = why
+			continue
+		}
+		names = append(names, name)
+	}
+	report.Schedule = Plan(l.opts.Seed, l.opts.Duration, names)
+	l.say("seed %d, %s, %s:\n%s", l.opts.Seed, report.Store, l.opts.Duration, strings.TrimSuffix(table(report.Schedule), "\n"))
+	for _, name := range slices.Sorted(maps.Keys(report.Unavailable)) {
+		l.say("  not available: %s: %s", name, report.Unavailable[name])
+	}
+	if err := l.server.launch(); err != nil {
+		return report, err
+	}
+	if err := l.server.up(l.ctx); err != nil {
+		return report, err
+	}
+
+	loadCtx, endLoad := context.WithCancel(l.ctx)
+	defer endLoad()
+	deviceCtx, endDevices := context.WithCancel(l.ctx)
+	defer endDevices()
+	var load, phones sync.WaitGroup
+	dice := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(l.opts.Seed, stream)) }
+	l.book.begins()
+	for i := range l.opts.Clients {
+		load.Go(func() { l.sender(loadCtx, dice(1000+uint64(i))) })
+	}
+	load.Go(func() { l.asker(loadCtx, dice(2)) })
+	for i := range l.opts.Recipients - l.opts.Away {
+		for n := range 1 + (i%3)/2 { // every third recipient has two devices
+			phones.Go(func() { l.device(deviceCtx, uint32(i), n, dice(2000+uint64(2*i+n))) })
+		}
+	}
+	defer func() {
+		endLoad()
+		endDevices()
+		if err != nil {
+			l.server.close() // whoever still waits for an answer gets none
+		}
+		load.Wait()
+		phones.Wait()
+	}()
+	if err := l.inject(report); err != nil {
+		return report, err
+	}
+	l.book.ends(report)
+	endLoad()
+	if err := l.settleDown(report, load.Wait); err != nil {
+		return report, err
+	}
+	endDevices()
+	phones.Wait()
+	l.stop()
+	return report, l.account(report)
+}
+
+// open makes what a run needs. What it has made when it fails is closed by close.
+func (l *lab) open() (err error) {
+	l.data = filepath.Join(l.dir, "data")
+	if err := os.MkdirAll(l.data, 0o700); err != nil {
+		return err
+	}
+	ledger, err := loadgen.CreateLedger(filepath.Join(l.dir, "ledger"))
+	if err != nil {
+		return err
+	}
+	l.book = newBook(ledger, l.opts.Recipients)
+	l.clockFile = filepath.Join(l.dir, "clock")
+	if err := l.setClock(0); err != nil {
+		return err
+	}
+	backing := filepath.Join(l.dir, "disk")
+	if err := os.MkdirAll(backing, 0o700); err != nil {
+		return err
+	}
+	if l.fsys, err = faultfs.Mount(backing, l.data); err != nil {
+		l.fsys, l.noDisk = nil, err
+	}
+	if l.group, err = newGroup(); err != nil {
+		l.noGroup = err
+	}
+	line := []string{l.opts.Program, "serve", "--listen", "127.0.0.1:0", "--data", l.data,
+		"--ack-timeout", "1s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", fmt.Sprint(maxAttempts),
+		"--breaker-pause", "300ms", "--journal-keep", "20s", "--disk-reserve", fmt.Sprintf("%dB", diskReserve),
+		"--publish-timeout", "2s", "--drain-timeout", drainTimeout.String(), "--idle-timeout", "1m"}
+	if l.opts.Postgres {
+		if l.postgres, err = pgtest.Start("shared_buffers=64MB"); err != nil {
+			return err
+		}
+		line = append(line, "--store", l.postgres.URL("postgres"))
+	}
+	l.server = &supervisor{
+		line: line, scratch: l.dir, ended: l.ended,
+		env: append(os.Environ(), "ESH3AR_BOOTSTRAP_KEY="+apiKey, "ESH3AR_JWT_SECRET="+jwtSecret, "GORACE=halt_on_error=1",
+			node.ClockFileVariable+"="+l.clockFile),
+		started: func(pid int) error {
+			if l.group == nil {
+				return nil
+			}
+			return l.group.add(pid)
+		},
+	}
+	if l.proxy, err = newProxy(l.server.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
+		return err
+	}
+	if l.tokens, err = devicetoken.NewHS256([]byte(jwtSecret), nil); err != nil {
+		return err
+	}
+	l.api = newAPI(apiKey, l.server.dial)
+	return nil
+}
+
+// close releases everything that open has made.
+func (l *lab) close() error {
+	var errs []error
+	if l.server != nil {
+		l.server.close()
+	}
+	if l.api != nil {
+		l.api.close()
+	}
+	if l.proxy != nil {
+		l.proxy.close()
+	}
+	if l.postgres != nil {
+		errs = append(errs, l.postgres.Close())
+	}
+	if l.fsys != nil {
+		errs = append(errs, l.fsys.Close())
+	}
+	if l.group != nil {
+		errs = append(errs, l.group.close())
+	}
+	if l.book != nil {
+		errs = append(errs, l.book.close())
+	}
+	return errors.Join(errs...)
+}
+
+// inject carries the schedule out. Everything is healed when it returns without an error.
+func (l *lab) inject(report *Report) error {
+	began := time.Now()
+	type open struct {
+		fault Fault
+		until time.Duration
+	}
+	var healing []open
+	steps := report.Schedule
+	for len(steps) > 0 || len(healing) > 0 {
+		slices.SortStableFunc(healing, func(a, b open) int { return int(a.until - b.until) })
+		var step *Step
+		due := time.Duration(0)
+		if len(healing) > 0 {
+			due = healing[0].until
+		}
+		if len(steps) > 0 && (len(healing) == 0 || steps[0].At < due) {
+			step, due = &steps[0], steps[0].At
+		}
+		if !pause(l.ctx, due-time.Since(began)) {
+			return context.Cause(l.ctx)
+		}
+		at := time.Since(began).Seconds()
+		if step == nil {
+			f := healing[0].fault
+			healing = healing[1:]
+			l.say("%6.2fs   %s is healed", at, f.Name())
+			l.mark(f.Name(), true)
+			if err := f.Heal(l.ctx); err != nil {
+				return fmt.Errorf("healing %s: %w", f.Name(), err)
+			}
+			l.mark(f.Name(), true)
+			continue
+		}
+		i := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == step.Fault })
+		f := kinds()[i].build(l, rand.New(rand.NewPCG(step.Seed, 0)))
+		l.say("%6.2fs %s", at, f.Name())
+		l.mark(f.Name(), false)
+		if err := f.Inject(l.ctx); err != nil {
+			return fmt.Errorf("injecting %s: %w", f.Name(), err)
+		}
+		report.Faults[f.Name()]++
+		healing = append(healing, open{f, step.At + step.For})
+		steps = steps[1:]
+	}
+	if !pause(l.ctx, l.opts.Duration-time.Since(began)) {
+		return context.Cause(l.ctx)
+	}
+	return nil
+}
+
+// aftermath is how long a healed fault still explains what the server does.
+const aftermath = 3 * time.Second
+
+// mark notes that a fault begins, or has ended.
+func (l *lab) mark(name string, healed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.active[name] = time.Time{}
+	if healed {
+		l.active[name] = time.Now().Add(aftermath)
+	}
+}
+
+// healing reports whether one of the faults is there, or was a moment ago.
+func (l *lab) healing(names ...string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, name := range names {
+		if until, ok := l.active[name]; ok && (until.IsZero() || time.Now().Before(until)) {
+			return true
+		}
+	}
+	return false
+}
+
+// ended is told of every end of the server that nobody asked for. A server that cannot start without
+// its store or its disk may say so and is started again; anything else is a crash.
+func (l *lab) ended(err error) {
+	if l.healing("store-down", "store-hang", "disk-full", "fsync-error") {
+		l.mu.Lock()
+		l.exits++
+		l.mu.Unlock()
+		l.say("         the server ended: %v; it is started again", err)
+		return
+	}
+	l.book.fault("the server ended by itself: %v\n%s", err, l.server.tail(1500))
+}
+
+// say tells the log.
+func (l *lab) say(format string, args ...any) {
+	if l.opts.Log != nil {
+		fmt.Fprintf(l.opts.Log, format+"\n", args...)
+	}
+}
+
+// served reports whether the process has got as far as to bind its address.
+func (v *life) served() bool {
+	_, err := os.Stat(v.addr)
+	return err == nil
+}

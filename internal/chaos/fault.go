@@ -1,0 +1,431 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/chaos/faultfs"
+)
+
+// Fault is something that goes wrong. Inject and Heal are each called once, in this order, by one
+// goroutine. Their errors mean that the laboratory failed, not the server.
+type Fault interface {
+	Name() string
+	Inject(ctx context.Context) error
+	Heal(ctx context.Context) error
+}
+
+// named gives a fault its name.
+type named string
+
+func (n named) Name() string { return string(n) }
+
+// unavailable says why a fault cannot be injected on this machine, "" if it can.
+func (l *lab) unavailable(name string) string {
+	switch name {
+	case "disk-full", "fsync-error", "slow-disk", "power-cut":
+		if l.fsys == nil {
+			return l.noDisk.Error()
+		}
+	case "memory-tight":
+		if l.group == nil {
+			return l.noGroup.Error()
+		}
+	}
+	return ""
+}
+
+// kill ends the server with SIGKILL.
+type kill struct {
+	named
+	*lab
+}
+
+func newKill(l *lab, _ *rand.Rand) Fault { return kill{"kill", l} }
+
+func (f kill) Inject(context.Context) error {
+	_, late := f.server.down(syscall.SIGKILL, bootLimit)
+	return late
+}
+
+func (f kill) Heal(context.Context) error { return f.server.launch() }
+
+// powerCut ends the server with SIGKILL and takes from the disk what was not synced.
+type powerCut struct {
+	named
+	*lab
+	dice *rand.Rand
+}
+
+func newPowerCut(l *lab, dice *rand.Rand) Fault { return powerCut{"power-cut", l, dice} }
+
+func (f powerCut) Inject(context.Context) error {
+	if _, late := f.server.down(syscall.SIGKILL, bootLimit); late != nil {
+		return late
+	}
+	return f.cutPower(f.dice)
+}
+
+func (f powerCut) Heal(context.Context) error { return f.server.launch() }
+
+// cutPower drops what was not synced, of a server that is down.
+func (l *lab) cutPower(dice *rand.Rand) error {
+	loss, err := l.fsys.PowerCut(dice)
+	l.say("         power cut: %d pages of %d files are gone", loss.Pages, loss.Files)
+	l.pages += loss.Pages
+	return err
+}
+
+// terminate asks the server to stop, and sees to it that it does in time and without complaint.
+type terminate struct {
+	named
+	*lab
+}
+
+func newTerminate(l *lab, _ *rand.Rand) Fault { return terminate{"terminate", l} }
+
+func (f terminate) Inject(context.Context) error {
+	f.stop()
+	return nil
+}
+
+func (f terminate) Heal(context.Context) error { return f.server.launch() }
+
+// stop asks the server to stop. One that has no address yet is still starting and may say so.
+func (l *lab) stop() {
+	v := l.server.current()
+	exit, late := l.server.down(syscall.SIGTERM, drainTimeout+drainGrace)
+	switch {
+	case late != nil:
+		l.book.fault("a graceful stop: %v", late)
+	case exit != nil && v != nil && v.served() && !l.healing("store-down", "store-hang", "disk-full", "fsync-error"):
+		l.book.fault("a graceful stop ended with %v", exit)
+	}
+}
+
+// hang stops the server's process for a while, with SIGSTOP.
+type hang struct {
+	named
+	*lab
+}
+
+func newPause(l *lab, _ *rand.Rand) Fault { return hang{"pause", l} }
+
+func (f hang) Inject(context.Context) error {
+	f.server.signal(syscall.SIGSTOP)
+	return nil
+}
+
+func (f hang) Heal(context.Context) error {
+	f.server.signal(syscall.SIGCONT)
+	return nil
+}
+
+// diskFull leaves so little room that messages are refused before they are published, or so little
+// that a write fails in its middle.
+type diskFull struct {
+	named
+	*lab
+	room int64
+}
+
+func newDiskFull(l *lab, dice *rand.Rand) Fault {
+	f := diskFull{named: "disk-full", lab: l, room: dice.Int64N(64 << 10)}
+	if dice.IntN(3) == 0 {
+		f.room = diskReserve - 1
+	}
+	return f
+}
+
+func (f diskFull) Inject(context.Context) error {
+	f.say("         %d bytes are left", f.room)
+	f.fsys.Limit(f.room)
+	return nil
+}
+
+func (f diskFull) Heal(context.Context) error {
+	f.fsys.Unlimit()
+	return nil
+}
+
+// slowDisk makes syncs and writes take long.
+type slowDisk struct {
+	named
+	*lab
+	delays faultfs.Delays
+}
+
+func newSlowDisk(l *lab, dice *rand.Rand) Fault {
+	return slowDisk{"slow-disk", l, faultfs.Delays{Sync: 20*time.Millisecond + rand64(dice, 400*time.Millisecond), Write: rand64(dice, 5*time.Millisecond)}}
+}
+
+func (f slowDisk) Inject(context.Context) error {
+	f.fsys.Slow(f.delays)
+	return nil
+}
+
+func (f slowDisk) Heal(context.Context) error {
+	f.fsys.Slow(faultfs.Delays{})
+	return nil
+}
+
+// syncError makes syncs fail. What was written before a failed sync never reaches the disk, so the
+// machine is in the end taken down hard, as a careful operator would do, and started anew.
+type syncError struct {
+	named
+	*lab
+	dice *rand.Rand
+}
+
+func newSyncError(l *lab, dice *rand.Rand) Fault { return syncError{"fsync-error", l, dice} }
+
+func (f syncError) Inject(context.Context) error {
+	f.fsys.FailSync(true)
+	return nil
+}
+
+func (f syncError) Heal(context.Context) error {
+	f.fsys.FailSync(false)
+	// The server goes on for a moment on a disk that syncs again and has lost something.
+	pause(f.ctx, rand64(f.dice, 500*time.Millisecond))
+	if _, late := f.server.down(syscall.SIGKILL, bootLimit); late != nil {
+		return late
+	}
+	if err := f.cutPower(f.dice); err != nil {
+		return err
+	}
+	return f.server.launch()
+}
+
+// storeDown stops PostgreSQL at once.
+type storeDown struct {
+	named
+	*lab
+}
+
+func newStoreDown(l *lab, _ *rand.Rand) Fault { return storeDown{"store-down", l} }
+
+func (f storeDown) Inject(context.Context) error { return f.postgres.Stop() }
+
+func (f storeDown) Heal(context.Context) error { return f.postgres.Resume() }
+
+// storeHang freezes PostgreSQL's processes.
+type storeHang struct {
+	named
+	*lab
+}
+
+func newStoreHang(l *lab, _ *rand.Rand) Fault { return storeHang{"store-hang", l} }
+
+func (f storeHang) Inject(context.Context) error { return f.postgres.Freeze() }
+
+func (f storeHang) Heal(context.Context) error { return f.postgres.Thaw() }
+
+// storeSetBack copies the embedded store and, a while later, puts the copy back, as somebody does who
+// restores a backup.
+type storeSetBack struct {
+	named
+	*lab
+	copies string
+}
+
+func newStoreSetBack(l *lab, _ *rand.Rand) Fault {
+	return storeSetBack{"store-set-back", l, filepath.Join(l.dir, "copy")}
+}
+
+// storeFiles are those of the embedded store that hold what was committed.
+var storeFiles = []string{"esh3ar.db", "esh3ar.db-wal"}
+
+func (f storeSetBack) Inject(context.Context) error {
+	return f.whileDown(func() error {
+		if err := os.MkdirAll(f.copies, 0o700); err != nil {
+			return err
+		}
+		return copyFiles(f.copies, f.data, storeFiles)
+	})
+}
+
+func (f storeSetBack) Heal(context.Context) error {
+	return f.whileDown(func() error {
+		if err := removeFiles(f.data, append([]string{"esh3ar.db-shm"}, storeFiles...)); err != nil {
+			return err
+		}
+		return copyFiles(f.data, f.copies, storeFiles)
+	})
+}
+
+// whileDown kills the server, does something and starts it again.
+func (l *lab) whileDown(do func() error) error {
+	if _, late := l.server.down(syscall.SIGKILL, bootLimit); late != nil {
+		return late
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return l.server.launch()
+}
+
+// copyFiles copies the files that there are, durably; what the target has of the others goes.
+func copyFiles(to, from string, names []string) error {
+	if err := removeFiles(to, names); err != nil {
+		return err
+	}
+	for _, name := range names {
+		raw, err := os.ReadFile(filepath.Join(from, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(filepath.Join(to, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(raw)
+		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeFiles(dir string, names []string) error {
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutDevices cuts the devices' connections after a random number of bytes.
+type cutDevices struct {
+	named
+	*lab
+}
+
+func newCutDevices(l *lab, _ *rand.Rand) Fault { return cutDevices{"cut-devices", l} }
+
+func (f cutDevices) Inject(context.Context) error {
+	f.proxy.cutting.Store(true)
+	return nil
+}
+
+func (f cutDevices) Heal(context.Context) error {
+	f.proxy.cutting.Store(false)
+	return nil
+}
+
+// stalledDevices lets nothing through to the devices and back, and keeps their connections.
+type stalledDevices struct {
+	named
+	*lab
+}
+
+func newStalledDevices(l *lab, _ *rand.Rand) Fault { return stalledDevices{"stalled-devices", l} }
+
+func (f stalledDevices) Inject(context.Context) error {
+	f.proxy.stalled.Store(true)
+	return nil
+}
+
+func (f stalledDevices) Heal(context.Context) error {
+	f.proxy.stalled.Store(false)
+	return nil
+}
+
+// silentDevices has every second recipient's devices receive and not acknowledge.
+type silentDevices struct {
+	named
+	*lab
+}
+
+func newSilentDevices(l *lab, _ *rand.Rand) Fault { return silentDevices{"silent-devices", l} }
+
+func (f silentDevices) Inject(context.Context) error {
+	f.silence.Store(true)
+	return nil
+}
+
+func (f silentDevices) Heal(context.Context) error {
+	f.silence.Store(false)
+	return nil
+}
+
+// doubleAcknowledgements has devices acknowledge everything twice, together with what they
+// acknowledged long ago and what they never got.
+type doubleAcknowledgements struct {
+	named
+	*lab
+}
+
+func newDoubleAcknowledgements(l *lab, _ *rand.Rand) Fault {
+	return doubleAcknowledgements{"double-acknowledgements", l}
+}
+
+func (f doubleAcknowledgements) Inject(context.Context) error {
+	f.doubled.Store(true)
+	return nil
+}
+
+func (f doubleAcknowledgements) Heal(context.Context) error {
+	f.doubled.Store(false)
+	return nil
+}
+
+// clockJump sets the clock that the server takes for the machine's, by hours in either direction.
+type clockJump struct {
+	named
+	*lab
+	by time.Duration
+}
+
+func newClockJump(l *lab, dice *rand.Rand) Fault {
+	by := 2*time.Hour + rand64(dice, 10*time.Hour)
+	if dice.IntN(2) == 0 {
+		by = -by
+	}
+	return clockJump{"clock-jump", l, by.Round(time.Second)}
+}
+
+func (f clockJump) Inject(context.Context) error {
+	f.say("         by %s", f.by)
+	return f.setClock(f.by)
+}
+
+func (f clockJump) Heal(context.Context) error { return f.setClock(0) }
+
+// setClock sets how far the server's wall clock is off.
+func (l *lab) setClock(by time.Duration) error {
+	temp := l.clockFile + ".new"
+	if err := os.WriteFile(temp, []byte(by.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, l.clockFile)
+}
+
+// memoryTight gives the server hardly more memory than it uses.
+type memoryTight struct {
+	named
+	*lab
+}
+
+func newMemoryTight(l *lab, _ *rand.Rand) Fault { return memoryTight{"memory-tight", l} }
+
+func (f memoryTight) Inject(context.Context) error {
+	limit, err := f.group.tighten()
+	if err == nil {
+		f.say("         %d MiB", limit>>20)
+	}
+	return err
+}
+
+func (f memoryTight) Heal(context.Context) error { return f.group.loosen() }
