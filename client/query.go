@@ -68,8 +68,8 @@ func (c *Client) Messages(ctx context.Context, q Query) iter.Seq2[Details, error
 			_, _, err := c.call(ctx, request{
 				method: http.MethodGet, path: "/v1/messages", query: q.values(cursor), limit: maxPage,
 			}, &page)
-			if err == nil && page.Next != "" && page.Next == cursor {
-				err = errors.New("the server repeats a page")
+			if err == nil {
+				err = forward(cursor, page.Next)
 			}
 			if err != nil {
 				yield(Details{}, fmt.Errorf("client: listing messages: %w", err))

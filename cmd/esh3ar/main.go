@@ -24,7 +24,9 @@ type commands struct {
 	Send    sendCmd    `cmd:"" help:"Send a message."`
 	Status  statusCmd  `cmd:"" help:"Show what became of a message."`
 	Listen  listenCmd  `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
+	Dlq     dlqCmd     `cmd:"" help:"Work on the dead-letter queue: the messages that were given up."`
 	Bench   benchCmd   `cmd:"" help:"Put load on a server and account for every message."`
+	Chaos   chaosCmd   `cmd:"" help:"Break a server of its own in every way and account for every message."`
 	Config  configCmd  `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
 	Migrate migrateCmd `cmd:"" help:"Look at the message store's schema and bring it up to date."`
 	Version versionCmd `cmd:"" help:"Print the version."`
