@@ -28,7 +28,7 @@ type call struct {
 	out     []byte // the record, then the answer
 }
 
-// accept serves POST /v1/messages.
+// accept serves POST /v1/messages where net/http has read the request. Front does so for most.
 func (a *API) accept(w http.ResponseWriter, r *http.Request) error {
 	client, err := a.keys.caller(r)
 	if err != nil {
@@ -42,38 +42,60 @@ func (a *API) accept(w http.ResponseWriter, r *http.Request) error {
 	if c.body, err = readBody(r, c.body[:0], esh3ar.MaxMessageBytes); err != nil {
 		return err
 	}
-	now := a.stamp()
-	if err := c.read(c.body, now, false); err != nil {
-		return err
-	}
-	if c.key, err = headerKey(r.Header); err != nil {
-		return err
-	}
-	m := &c.message
-	shard, first, err := a.identify(r.Context(), client, &c.decoder, m, now)
+	// A client that hangs up does not take back what it sent, so the append goes on without it.
+	at, err := a.submit(context.WithoutCancel(r.Context()), c, client, r.Header)
 	if err != nil {
 		return err
+	}
+	a.answerAccepted(w, c, at)
+	return nil
+}
+
+// acceptance is what the answer to an accepted message tells.
+type acceptance struct {
+	id esh3ar.ID
+	to string
+	at time.Time
+}
+
+// submit reads the message in c.body and makes it durable, unless it is a repetition. Its error is one
+// that refuse can tell.
+func (a *API) submit(ctx context.Context, c *call, client *esh3ar.Client, h http.Header) (acceptance, error) {
+	a.inFlight.Add(1)
+	defer a.inFlight.Add(-1)
+	start := time.Now()
+	now := a.stamp()
+	if err := c.read(c.body, now, false); err != nil {
+		return acceptance{}, err
+	}
+	var err error
+	if c.key, err = headerKey(h); err != nil {
+		return acceptance{}, err
+	}
+	m := &c.message
+	shard, first, err := a.identify(ctx, client, &c.decoder, m, now)
+	if err != nil {
+		return acceptance{}, err
 	}
 	if first.ID != (esh3ar.ID{}) {
 		a.metrics.repeated.Inc()
-		a.answerAccepted(w, c, first.ID, first.To, first.AcceptedAt)
-		return nil
+		return acceptance{first.ID, first.To, first.AcceptedAt}, nil
 	}
-	m.TraceParent = traceParent(r.Header)
+	m.TraceParent = traceParent(h)
 	c.out = record.AppendMessage(c.out[:0], m)
-
-	// A client that hangs up does not take back what it sent, so the append goes on without it. How
-	// long it may take is the journal's to bound.
-	err = a.journal.Append(context.WithoutCancel(r.Context()), journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, c.out)
-	if err != nil {
-		return appendError(err)
+	// How long it may take is the journal's to bound.
+	if err := a.journal.Append(ctx, journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, c.out); err != nil {
+		return acceptance{}, appendError(err)
 	}
 	a.remember(m)
-	a.answerAccepted(w, c, m.ID, m.To, m.AcceptedAt)
 	a.metrics.accepted[m.Tier].Inc()
-	a.metrics.accepting.Observe(a.now().Sub(now).Seconds())
-	return nil
+	a.metrics.accepting.Observe(time.Since(start).Seconds())
+	return acceptance{m.ID, m.To, m.AcceptedAt}, nil
 }
+
+// InFlight returns how many messages are being made durable at one time, batches aside. By Little's law
+// that is their rate times their latency, so it rises when the machine cannot keep up.
+func (a *API) InFlight() int64 { return a.inFlight.Load() }
 
 // stamp returns the time of acceptance, to the microsecond that is kept.
 func (a *API) stamp() time.Time { return a.now().UTC().Truncate(time.Microsecond) }
@@ -133,15 +155,20 @@ func (a *API) remember(m *esh3ar.Message) {
 }
 
 // answerAccepted writes the 202 of one message. The server adds length and date.
-func (a *API) answerAccepted(w http.ResponseWriter, c *call, id esh3ar.ID, to string, at time.Time) {
-	location := id.Append(append(c.out[:0], "/v1/messages/"...))
+func (a *API) answerAccepted(w http.ResponseWriter, c *call, r acceptance) {
+	location := r.id.Append(append(c.out[:0], "/v1/messages/"...))
 	h := w.Header()
 	h["Content-Type"] = a.jsonType
 	h["Location"] = []string{string(location)}
 	w.WriteHeader(http.StatusAccepted)
-	c.out = appendReceipt(append(location[:0], '{'), id, `,"status":"accepted"`, to, at)
-	c.out = append(c.out, "}\n"...)
+	c.out = appendAccepted(location[:0], r)
 	_, _ = w.Write(c.out) // fails only if the client has gone
+}
+
+// appendAccepted appends the body of a 202.
+func appendAccepted(dst []byte, r acceptance) []byte {
+	dst = appendReceipt(append(dst, '{'), r.id, `,"status":"accepted"`, r.to, r.at)
+	return append(dst, "}\n"...)
 }
 
 // appendReceipt appends the members that tell of an accepted message. Extra is JSON that goes behind

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"net/http"
 	"strings"
@@ -68,17 +69,26 @@ func newKeyring(source Keys, maxAge time.Duration) *keyring {
 // caller returns the client that sent the request. Its errors are of KindUnauthorized, or of
 // KindUnavailable when a new key could not be looked up.
 func (k *keyring) caller(r *http.Request) (*esh3ar.Client, error) {
+	hash, err := apiKeyHash(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	return k.client(r.Context(), hash)
+}
+
+// apiKeyHash returns the hash of the API key that a request's header gives.
+func apiKeyHash(h http.Header) (hash [sha256.Size]byte, err error) {
 	const scheme = "Bearer "
-	fields := r.Header["Authorization"]
+	fields := h["Authorization"]
 	switch {
 	case len(fields) == 0:
-		return nil, esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_missing", "send the API key as Authorization: Bearer <key>")
+		return hash, esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_missing", "send the API key as Authorization: Bearer <key>")
 	case len(fields) > 1 || len(fields[0]) <= len(scheme) || !strings.EqualFold(fields[0][:len(scheme)], scheme):
-		return nil, esh3ar.Errorf(esh3ar.KindUnauthorized, "bad_authorization", "the Authorization header must be: Bearer <key>")
+		return hash, esh3ar.Errorf(esh3ar.KindUnauthorized, "bad_authorization", "the Authorization header must be: Bearer <key>")
 	case len(fields[0]) > maxSecretLength+len(scheme):
-		return nil, unknownKey()
+		return hash, unknownKey()
 	}
-	return k.client(r.Context(), esh3ar.HashKey(strings.TrimSpace(fields[0][len(scheme):])))
+	return esh3ar.HashKey(strings.TrimSpace(fields[0][len(scheme):])), nil
 }
 
 func unknownKey() error {

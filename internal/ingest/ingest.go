@@ -114,6 +114,7 @@ type API struct {
 	log         *slog.Logger
 	logged      rate.Sometimes
 	ids         esh3ar.IDs
+	inFlight    atomic.Int64
 	recent      *recentKeys
 	calls       sync.Pool    // of *call
 	batches     sync.Pool    // of *batch
