@@ -40,6 +40,7 @@ func (a *API) mintToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := appendString([]byte(`{"token":`), token)
+	out = appendString(append(out, `,"sub":`...), sub)
 	out = appendTimeMember(out, "expires_at", expires)
 	a.answer(w, http.StatusOK, append(out, "}\n"...))
 	return nil
