@@ -1,6 +1,7 @@
 package signalr
 
 import (
+	"context"
 	"hash/maphash"
 	"slices"
 	"sync"
@@ -188,6 +189,22 @@ func (t Clients) Send(m *Message) int {
 		}
 	})
 	return sent
+}
+
+// Close closes the connections of the set as [Conn.Close] does, no more than
+// perSecond in a second, so that those who come back at once do not come all
+// together; 0 means as fast as possible. It returns when it has closed the
+// last, or when ctx is done.
+func (t Clients) Close(ctx context.Context, message string, allowReconnect bool, perSecond int) error {
+	pace := newPacer(max(perSecond, 0))
+	defer pace.stop()
+	for _, c := range t.Conns() {
+		c.Close(message, allowReconnect)
+		if err := pace.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Conns returns the connections of the set.

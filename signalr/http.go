@@ -55,7 +55,7 @@ func (h *Hub) refuse(w http.ResponseWriter, err error) {
 		h.server.log.Error("signalr: request failed", "error", err)
 		refusal = &HTTPError{Status: http.StatusInternalServerError, Message: "internal error"}
 	}
-	h.server.opts.Metrics.refused(refusal.Status)
+	h.server.opts.Metrics.refused(refusal)
 	switch refusal.Status {
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))

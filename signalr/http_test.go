@@ -173,10 +173,16 @@ func TestRedirect(t *testing.T) {
 }
 
 func TestMaxConnections(t *testing.T) {
-	f := startServer(t, signalr.Options{MaxConnections: 1, MaxNegotiations: 2}, signalr.HubOptions{}, nil)
+	refusals := make(chan string, 1000)
+	f := startServer(t, signalr.Options{MaxConnections: 1, MaxNegotiations: 2, Metrics: signalr.Metrics{
+		Refused: func(status int, reason string) { refusals <- fmt.Sprint(status, " ", reason) },
+	}}, signalr.HubOptions{}, nil)
 	s := dialGreeted(t, f.url, "json")
 	if _, status := dialRaw(t, f.url, nil); status != 503 {
 		t.Errorf("a second connection: %d", status)
+	}
+	if got := receive(t, refusals, "the metric"); got != "503 too many connections" {
+		t.Errorf("metric %q", got)
 	}
 	s.send(opText, "{\"type\":7}\x1e")
 	s.rest()

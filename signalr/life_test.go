@@ -292,6 +292,30 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+func TestPacedClose(t *testing.T) {
+	const n, rate = 40, 200
+	life := newLifeHub()
+	f := start(t, life.options(signalr.HubOptions{}), nil)
+	again := make(chan string, n)
+	for range n {
+		f.dial(t, client.Options{
+			Reconnect:     func(int, error) (time.Duration, bool) { return 0, true },
+			OnReconnected: func(id string) { again <- id },
+		}, nil)
+	}
+	eventually(t, "all are connected", func() bool { return f.hub.Len() == n })
+	begun := time.Now()
+	if err := f.hub.All().Close(testContext(t), "move", true, rate); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < n*time.Second/rate/2 {
+		t.Errorf("%d connections were closed in %v", n, took)
+	}
+	for range n {
+		receive(t, again, "a client that came back")
+	}
+}
+
 func TestShutdownCutsWhatStays(t *testing.T) {
 	server, err := signalr.NewServer(signalr.Options{})
 	if err != nil {

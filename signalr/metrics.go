@@ -13,7 +13,6 @@ const (
 	CloseProtocol = "protocol"  // the client sent what it must not
 	CloseExpired  = "expired"   // the identity expired
 	CloseRefused  = "refused"   // OnConnected returned an error
-	CloseHandler  = "handler"   // a handler of the application panicked outside an invocation
 	CloseHello    = "handshake" // the handshake failed or did not come
 )
 
@@ -25,8 +24,10 @@ type Metrics struct {
 	// ConnectionClosed is called at the end of a connection that was opened.
 	// reason is one of the Close… constants.
 	ConnectionClosed func(t Transport, p Protocol, reason string, lasted time.Duration)
-	// Refused is called when a request gets an HTTP error status.
-	Refused func(status int)
+	// Refused is called when a request gets an HTTP error status. reason is
+	// the body: one of a few constant texts, unless the application returned
+	// an *HTTPError with another.
+	Refused func(status int, reason string)
 	// Sent is called after a write with the hub messages and bytes written.
 	Sent func(messages, bytes int)
 	// Received is called for each hub message received.
@@ -41,8 +42,8 @@ func (m *Metrics) sent(messages, bytes int) {
 	}
 }
 
-func (m *Metrics) refused(status int) {
+func (m *Metrics) refused(e *HTTPError) {
 	if m.Refused != nil {
-		m.Refused(status)
+		m.Refused(e.Status, e.Message)
 	}
 }

@@ -147,11 +147,17 @@ func (c *Conn) greet(data []byte) (rest []byte, ok bool) {
 	if c.stateful {
 		c.resume = newResumption(h.opts.StatefulBuffer)
 	}
+	// The response comes before everything else, and leaves when the client
+	// can be found: one that has got it may count on that.
 	c.out.push(entry{data: protocol.AppendHandshakeResponse(nil, "")})
+	c.out.flushing = true
+	c.mu.Unlock()
+	h.clients.add(c)
+	c.mu.Lock()
+	c.out.flushing = false
 	c.wake()
 	c.mu.Unlock()
 
-	h.clients.add(c)
 	if f := h.server.opts.Metrics.ConnectionOpened; f != nil {
 		f(c.kind, protocolOf(codec))
 	}

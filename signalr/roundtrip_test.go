@@ -3,7 +3,6 @@ package signalr_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -337,9 +336,4 @@ func TestGroupsAndUsers(t *testing.T) {
 	if n := tell(f.hub.Group("g"), "nobody"); n != 0 {
 		t.Errorf("an empty group took %d", n)
 	}
-}
-
-func ExampleServer() {
-	fmt.Println("see README.md")
-	// Output: see README.md
 }

@@ -161,8 +161,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 
 	// A connection that was being set up when draining began may appear on
-	// the wheel only after it was read: end reads it again until it stays
-	// empty of connections that are not ending.
+	// the wheel only after it was read, so it is read until all have gone.
 	pace := newPacer(s.opts.DrainRate)
 	defer pace.stop()
 	for {

@@ -290,7 +290,7 @@ func (c *Client) run(l *link) {
 			l.fail(err)
 			return
 		}
-		next, err := c.recover(l, err, &attempt)
+		next, err := c.regain(l, err, &attempt)
 		if next == nil {
 			c.finish(err)
 			return
@@ -305,9 +305,9 @@ func (c *Client) closed() bool {
 	return c.state == stateClosed
 }
 
-// recover gets a new socket after the loss of l. It returns nil and the reason
+// regain gets a new socket after the loss of l. It returns nil and the reason
 // when the client has ended.
-func (c *Client) recover(l *link, err error, attempt *int) (*link, error) {
+func (c *Client) regain(l *link, err error, attempt *int) (*link, error) {
 	closing := (*CloseError)(nil)
 	byServer := errors.As(err, &closing)
 	c.mu.Lock()
