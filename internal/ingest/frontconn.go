@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -92,10 +94,14 @@ func (c *frontConn) serve() {
 				c.enter(phaseHeader, time.Now())
 			}
 			n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+			c.buf = c.buf[:len(c.buf)+n]
 			if n == 0 && err != nil {
+				if len(c.buf) > 0 && errors.Is(err, io.EOF) {
+					// A client that sends no more may wait for an answer to what it sent.
+					handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf})
+				}
 				return
 			}
-			c.buf = c.buf[:len(c.buf)+n]
 		}
 	}
 }
