@@ -29,7 +29,8 @@ func TestKeys(t *testing.T) {
 	if a == b || !strings.HasPrefix(a, KeyPrefix) || len(a) != len(KeyPrefix)+32 {
 		t.Errorf("keys %q and %q", a, b)
 	}
-	if HashKey(a) == HashKey(b) || HashKey(a) != HashKey(a) {
+	hash := HashKey(a)
+	if hash == HashKey(b) || hash != HashKey(a) {
 		t.Error("hashes do not tell keys apart")
 	}
 	hint := KeyHint(a)

@@ -188,7 +188,7 @@ func (c *Client) invoked(m *protocol.Message) error {
 	}
 	if err == nil {
 		// The reader must not wait for acknowledgements, which it reads.
-		_ = c.write(nil, data)
+		_ = c.write(nil, data) //nolint:staticcheck // nil says not to wait
 	}
 	return nil
 }

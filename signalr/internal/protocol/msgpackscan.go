@@ -15,7 +15,7 @@ type msgpackScanner struct {
 
 func (s *msgpackScanner) fail(what string) error { return &FormatError{What: what, Offset: s.pos} }
 
-var errMsgpackShort = "MessagePack data ends too early"
+const errMsgpackShort = "MessagePack data ends too early"
 
 // take passes n bytes.
 func (s *msgpackScanner) take(n int) ([]byte, error) {
