@@ -27,6 +27,7 @@ var kinds = []string{
 	"commit", "commit", "commit", "commit all", "report", "report", "look", "answer", "answer", "answer", "fail read",
 	"look up", "settle", "settle", "due", "due", "due",
 	"moment", "moment", "second", "long", "crash", "cancel", "replay", "discard",
+	"squeeze", "squeeze",
 }
 
 func (w *world) happen(o op) {
@@ -87,6 +88,8 @@ func (w *world) happen(o op) {
 		w.advance(11 * time.Second)
 	case "crash":
 		w.crash()
+	case "squeeze":
+		w.squeeze(o.N%2 == 0)
 	case "cancel":
 		w.ask(o.N, (*Recipient).Cancel)
 	case "replay":

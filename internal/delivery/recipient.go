@@ -66,6 +66,7 @@ type Recipient struct {
 	gate uint64
 
 	breaker breaker
+	tight   bool // the process is short of memory
 
 	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
 	flushAt time.Time
@@ -138,12 +139,12 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindBacklog)
 		r.touch(now)
 		r.tail = append(r.tail, it)
-		if len(r.tail) > r.params.Hold {
+		if len(r.tail) > r.hold() {
 			out = r.parkTail(out)
 		}
 		return out
 	}
-	if r.waiting >= r.params.Hold {
+	if r.waiting >= r.hold() {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindBacklog)
 		r.clear = false
 		r.cursor = it.Ord - 1 // everything below is in memory
@@ -369,15 +370,21 @@ func (r *Recipient) Tick(now time.Time, out []Effect) []Effect {
 	if !r.flushAt.IsZero() && !now.Before(r.flushAt) {
 		out = r.Flush(out)
 	}
+	failed := false
 	for _, l := range r.lanes {
 		if !now.Before(l.resume) {
 			l.resume = time.Time{} // also when the window is full: it is not to be woken for again
 		}
 		if l.flight.len() > 0 && !now.Before(l.flight.first().deadline) {
 			out = r.fail(l, now, out)
+			failed = true
 		}
 	}
-	return r.pump(now, out)
+	out = r.pump(now, out)
+	if failed && r.tight {
+		out = r.shed(out) // a read for it comes when it is parked
+	}
+	return out
 }
 
 // fail ends the attempt of the first message in flight of a lane, and with it that of all behind it.
@@ -428,6 +435,7 @@ func (r *Recipient) close(out []Effect) []Effect {
 
 // pump sends what may be sent, and reads on when there is room.
 func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
+	window, windowBytes := r.window()
 	for len(r.conns) > 0 && r.waiting > 0 && !r.breaker.open(now) {
 		l := r.next(now)
 		if l == nil {
@@ -440,7 +448,7 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 			out = r.finish(it, esh3ar.StatusExpired, now, esh3ar.ReasonTTL, out)
 			continue
 		}
-		if r.flying > 0 && (r.breaker.probing() || r.flying >= r.params.Window || r.flyingBytes+it.size() > r.params.WindowBytes) {
+		if r.flying > 0 && (r.breaker.probing() || r.flying >= window || r.flyingBytes+it.size() > windowBytes) {
 			break
 		}
 		l.queue.remove(0)
@@ -457,11 +465,11 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		out = append(out, Effect{Action: Send, Item: it, State: it.State})
 	}
 	r.sweep()
-	if len(r.conns) > 0 && !r.clear && !r.reading && r.commits >= r.gate && r.flying+r.waiting < r.params.Window {
+	if len(r.conns) > 0 && !r.clear && !r.reading && r.commits >= r.gate && r.flying+r.waiting < window {
 		r.ticket++
 		r.reading = true
 		r.dirty = r.commits < r.lastPark
-		e := Effect{Action: Read, Ticket: r.ticket, After: r.cursor, Limit: r.params.Window}
+		e := Effect{Action: Read, Ticket: r.ticket, After: r.cursor, Limit: window}
 		if len(r.tail) > 0 {
 			e.Before = r.tail[0].Ord
 		}

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite the expected effects in testdat
 //	0s  ack m1 m2, read m1        from the device
 //	0s  settle m1 [read], due m1  a row as it was last handed out, or stored
 //	0s  cancel m1, replay m1, discard m1     from people, likewise
+//	0s  tight, relaxed            memory
 //	0s  look                      not an event: tells what is in memory and when it wakes
 //
 // Effects show the transitions that no earlier effect has shown, with their reasons.
@@ -178,6 +179,8 @@ func (s *scenario) step(words []string) ([]string, error) {
 		effects = r.Settle(s.row(names[0]), slices.Contains(names, "read"), s.now, nil)
 	case "due":
 		effects = r.Due(s.row(names[0]), s.now, nil)
+	case "tight", "relaxed":
+		effects = r.SetTight(words[1] == "tight", s.now, nil)
 	case "cancel":
 		effects = r.Cancel(s.row(names[0]), s.now, nil)
 	case "replay":

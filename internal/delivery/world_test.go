@@ -14,6 +14,7 @@ import (
 type world struct {
 	fail   func(format string, args ...any)
 	params Params
+	tight  bool // memory is
 	merge  bool // the committer joins changes of one message that are not committed yet
 
 	now   time.Time
@@ -171,7 +172,7 @@ func (w *world) do(event func(*Recipient, []Effect) []Effect) {
 	if w.core == nil {
 		w.core = NewRecipient(&w.params)
 	}
-	for _, e := range event(w.core, nil) {
+	for _, e := range event(w.core, w.core.SetTight(w.tight, w.now, nil)) {
 		w.perform(e)
 	}
 	w.check()
@@ -486,6 +487,14 @@ func (w *world) ask(n int, event func(*Recipient, *Item, time.Time, []Effect) []
 	w.do(func(r *Recipient, out []Effect) []Effect { return event(r, w.item(row), w.now, out) })
 }
 
+// squeeze makes memory tight, or ends that.
+func (w *world) squeeze(tight bool) {
+	w.tight = tight
+	if w.core != nil {
+		w.tick()
+	}
+}
+
 // advance moves the clock, ticking where the core asked for it.
 func (w *world) advance(d time.Duration) {
 	end := w.now.Add(d)
@@ -650,9 +659,10 @@ func (w *world) check() {
 			}
 		}
 	}
+	window, windowBytes := r.window()
 	if l := r.next(w.now); l != nil && len(w.conns) > 0 && !r.breaker.open(w.now) {
 		next := l.queue.first()
-		if r.flying == 0 || !r.breaker.probing() && r.flying < w.params.Window && r.flyingBytes+next.size() <= w.params.WindowBytes {
+		if r.flying == 0 || !r.breaker.probing() && r.flying < window && r.flyingBytes+next.size() <= windowBytes {
 			w.fail("message %d could be sent and is not", w.byID[next.Message.ID].n)
 		}
 	}
@@ -697,7 +707,7 @@ func (w *world) check() {
 		w.fail("%d messages wait for nothing", waiting)
 	}
 	// The store may hold more, or the tail waits: somebody must be on the way.
-	if !r.clear && flying+waiting < w.params.Window && len(w.reads) == 0 && len(w.reports) == 0 {
+	if !r.clear && flying+waiting < window && len(w.reads) == 0 && len(w.reports) == 0 {
 		w.fail("nobody reads the store")
 	}
 }
