@@ -41,7 +41,8 @@ type Message struct {
 	Data    []byte
 	// Metadata is nil when there is none.
 	Metadata map[string]string
-	// AcceptedAt is when the request was admitted; TTL and SendAt count from it.
+	// AcceptedAt is when the request was admitted. A time to live counts from it, or from SendAt if
+	// that is later.
 	AcceptedAt time.Time
 	// SendAt is the earliest time of delivery, zero for at once.
 	SendAt time.Time
