@@ -48,7 +48,7 @@ type Message struct {
 	SendAt time.Time
 	// ExpiresAt is when the message is worth nothing any more, zero for never.
 	ExpiresAt time.Time
-	// Key is the Idempotency-Key, "" without one; Digest is the digest of the request's body that
+	// Key is the Idempotency-Key, "" without one; Digest is the digest of what the sender said that
 	// tells a repetition from another message under the same key, zero without a key.
 	Key    string
 	Digest [sha256.Size]byte
