@@ -64,6 +64,8 @@ func newLink(c *Client, conn net.Conn, u *url.URL, header http.Header, timeout t
 		return nil, fmt.Errorf("signalr: WebSocket handshake: %w", err)
 	}
 	l.socket = socket
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(c.opts.HandshakeTimeout, l.tick)
 	return l, nil
 }
