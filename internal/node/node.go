@@ -27,6 +27,9 @@ import (
 	"github.com/esh3artech/esh3ar/signalr"
 )
 
+// linger is how long a few messages wait for company in a sync. See docs/benchmarks.md for what it saves.
+const linger = time.Millisecond
+
 // settle is how long a change of a message may be known to memory alone before it is stored. With a
 // commit's own time it stays under the promised 250 ms.
 const settle = 200 * time.Millisecond
@@ -184,7 +187,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		return fmt.Errorf("journal: %w", err)
 	}
 	n.appender, err = journal.NewAppender(n.journal, journal.AppenderOptions{
-		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout,
+		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger,
 	})
 	return err
 }
