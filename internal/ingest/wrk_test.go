@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/esh3artech/esh3ar/internal/cluster"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
@@ -42,10 +44,10 @@ end
 
 // BenchmarkWrk measures a server over loopback connections with wrk, which must be installed: a handler
 // that only decodes and answers, this API without a journal, with one in memory and with JetStream,
-// synced. Run it with -benchtime 1x; ESH3AR_WRK_CONNECTIONS (default 1000) and ESH3AR_WRK_TIME (5s)
+// synced, and the last behind a Front. Run it with -benchtime 1x; ESH3AR_WRK_CONNECTIONS (default 1000) and ESH3AR_WRK_TIME (5s)
 // change the load. A -cpuprofile shows where the server's time goes.
 func BenchmarkWrk(b *testing.B) {
-	serve := func(b *testing.B, j Journal) http.Handler {
+	serve := func(b *testing.B, j Journal) *API {
 		a, err := New(Options{Keys: oneKey{}, Journal: j, Messages: noMessages{}, Operator: struct{ Operator }{}, Shards: 2, IdempotencyWindow: time.Hour})
 		if err != nil {
 			b.Fatal(err)
@@ -68,17 +70,17 @@ func BenchmarkWrk(b *testing.B) {
 		})
 		return a
 	}
-	b.Run("bare", func(b *testing.B) { runWrk(b, http.HandlerFunc(bareHandler)) })
-	b.Run("no-journal", func(b *testing.B) { runWrk(b, serve(b, noJournal{})) })
+	b.Run("bare", func(b *testing.B) { runWrk(b, http.HandlerFunc(bareHandler), nil) })
+	b.Run("no-journal", func(b *testing.B) { runWrk(b, serve(b, noJournal{}), nil) })
 	b.Run("memory", func(b *testing.B) {
 		log, err := memory.Open(new(memory.Disk), memory.Options{Shards: 2})
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { log.Close() })
-		runWrk(b, serve(b, appender(b, log)))
+		runWrk(b, serve(b, appender(b, log)), nil)
 	})
-	b.Run("jetstream", func(b *testing.B) {
+	synced := func(b *testing.B) *API {
 		quiet := slog.New(slog.DiscardHandler)
 		s, err := cluster.Start(cluster.Options{Name: "bench", Dir: b.TempDir(), MaxStore: 20 << 30, MaxMemory: 64 << 20, Logger: quiet})
 		if err != nil {
@@ -90,7 +92,12 @@ func BenchmarkWrk(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { log.Close() })
-		runWrk(b, serve(b, appender(b, log)))
+		return serve(b, appender(b, log))
+	}
+	b.Run("jetstream", func(b *testing.B) { runWrk(b, synced(b), nil) })
+	b.Run("jetstream-front", func(b *testing.B) {
+		api := synced(b)
+		runWrk(b, api, api)
 	})
 }
 
@@ -104,7 +111,8 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func runWrk(b *testing.B, h http.Handler) {
+// runWrk serves h, behind a Front of front if that is not nil, and reports what wrk gets out of it.
+func runWrk(b *testing.B, h http.Handler, front *API) {
 	wrk, err := exec.LookPath("wrk")
 	if err != nil {
 		b.Fatalf("wrk is missing, on Debian apt-get install wrk: %v", err)
@@ -123,6 +131,23 @@ func runWrk(b *testing.B, h http.Handler) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	addr := l.Addr()
+	if front != nil {
+		f := NewFront(front, l, FrontOptions{
+			HeaderTimeout: 10 * time.Second, BodyTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, Metrics: prometheus.NewRegistry(),
+		})
+		ran := make(chan error, 1)
+		go func() { ran <- f.Run() }()
+		defer func() {
+			if err := f.Shutdown(context.Background()); err != nil {
+				b.Error(err)
+			}
+			if err := <-ran; err != nil {
+				b.Error(err)
+			}
+		}()
+		l = f
+	}
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 40 * time.Second, IdleTimeout: 2 * time.Minute}
 	served := make(chan struct{})
 	go func() {
@@ -137,7 +162,7 @@ func runWrk(b *testing.B, h http.Handler) {
 	before := cpuTime(b)
 	for b.Loop() {
 		out, err := exec.Command(wrk, "-t1", "-c"+env("ESH3AR_WRK_CONNECTIONS", "1000"), "-d"+env("ESH3AR_WRK_TIME", "5s"),
-			"-s", script, fmt.Sprintf("http://%s/", l.Addr())).CombinedOutput()
+			"-s", script, fmt.Sprintf("http://%s/", addr)).CombinedOutput()
 		if err != nil {
 			b.Fatalf("%v\n%s", err, out)
 		}
