@@ -87,9 +87,7 @@ func tuneRuntime(c node.Config) {
 	if c.GCPercent > 0 {
 		debug.SetGCPercent(c.GCPercent)
 	}
-	if c.MemoryLimit > 0 {
-		debug.SetMemoryLimit(int64(c.MemoryLimit))
-	}
+	node.LimitMemory(c)
 }
 
 // writeWhole writes a file so that a reader sees either nothing or all of it.

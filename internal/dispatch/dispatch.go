@@ -69,9 +69,13 @@ type Options struct {
 	Shards int
 	Params delivery.Params
 
-	// Memory bounds the bytes of journal entries that were read and are not stored yet, for each
-	// shard. When it is reached, the shard reads no further. Default 64 MiB.
+	// Memory bounds what journal entries that were read and are not stored yet take in memory, in
+	// bytes, for each shard. When it is reached, the shard reads no further. Default 64 MiB.
 	Memory int64
+	// Tight, if set, says that the process is short of memory. While it is, a shard reads no further
+	// ahead than a sixteenth of Memory, and its recipients have little in flight and hold nothing that
+	// the store can hold: work waits in the journal and the store, and goes on in small steps.
+	Tight func() bool
 	// CommitEvery is the pace of a shard's commits while there is something to commit. Default 20 ms.
 	CommitEvery time.Duration
 	// ScanEvery is how often the store is asked for messages that became due. Default 250 ms.
@@ -140,6 +144,7 @@ type Dispatcher struct {
 	inbox   *inbox
 
 	lastConn atomic.Uint64
+	tight    atomic.Bool // as the recipients were last told
 }
 
 // New returns a Dispatcher that owns all shards once Run is called. Connections may attach before.
@@ -184,6 +189,7 @@ func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
 		intake.Go(func() error { return s.run(intakeCtx) })
 	}
 	intake.Go(func() error { return d.inbox.run(intakeCtx) })
+	intake.Go(func() error { return d.watchMemory(intakeCtx) })
 	// A shard that ceased to be ours ends everything: on one node there is nobody to hand it to.
 	intake.Go(func() error {
 		select {

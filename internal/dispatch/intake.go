@@ -25,7 +25,7 @@ type intake struct {
 // entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
 type entry struct {
 	seq   uint64
-	bytes int64
+	bytes int64 // what it was charged for in shard.memory
 	// open counts the messages that no transaction has stored. At zero, and with all earlier entries
 	// of the tier at zero, the position moves to seq in that same transaction.
 	open int
@@ -69,6 +69,9 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 	defer reader.Close()
 	retry.reset()
 	for {
+		if err := in.holdBack(ctx); err != nil {
+			return err
+		}
 		e, err := reader.Next(ctx)
 		if err != nil {
 			if err := failed("reading", err); err != nil {
@@ -122,11 +125,11 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int
 	// Noted before its messages are added: a generation is not forgotten before this entry is stored.
 	in.dedupe.read(in.tier, je.Seq)
 
-	size := min(int64(len(je.Data)), s.d.opts.Memory)
+	msgs, rejects := in.decode(je, now)
+	size := min(int64(len(je.Data)+len(msgs)*messageCost), s.d.opts.Memory)
 	if err := s.memory.Acquire(ctx, size); err != nil {
 		return 0, err
 	}
-	msgs, rejects := in.decode(je, now)
 	msgs, err := in.unknown(ctx, msgs, lookAll)
 	if err != nil {
 		s.memory.Release(size)

@@ -22,7 +22,7 @@ type shard struct {
 	id        uint16
 	committer *committer
 	timers    *timers
-	memory    *semaphore.Weighted // bytes of journal entries that are not stored yet
+	memory    *memory // of journal entries that are not stored yet
 	// looks keeps a scan for due rows and what people ask for apart: each looks at rows, brings them to
 	// recipients and waits for the commit, and must not bring a row that the other has just changed. A
 	// scan takes all of scanLooks.
@@ -36,7 +36,7 @@ type shard struct {
 }
 
 func newShard(d *Dispatcher, id uint16) *shard {
-	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: semaphore.NewWeighted(d.opts.Memory),
+	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: newMemory(d.opts.Memory),
 		looks: semaphore.NewWeighted(scanLooks)}
 	s.timers = newTimers(d.opts.Now)
 	s.committer = newCommitter(s)
@@ -139,12 +139,18 @@ func (s *shard) tick(rs []*recipient) {
 	}
 }
 
+// wakeAll makes every recipient look at what is to be done.
+func (s *shard) wakeAll() { s.postAll(event{kind: evTick}) }
+
 // flushAll makes every recipient hand out what it has not saved.
-func (s *shard) flushAll() {
+func (s *shard) flushAll() { s.postAll(event{kind: evFlush}) }
+
+// postAll brings an event to every recipient in memory.
+func (s *shard) postAll(e event) {
 	var run []*recipient
 	s.mu.Lock()
 	for _, r := range s.recipients {
-		r.mailbox = append(r.mailbox, event{kind: evFlush})
+		r.mailbox = append(r.mailbox, e)
 		if !r.scheduled {
 			r.scheduled = true
 			run = append(run, r)

@@ -50,12 +50,12 @@ type Config struct {
 	BreakerStrikes int           `name:"breaker-strikes" group:"Delivery" help:"Failed attempts in a row after which a recipient's circuit breaker opens; 0 for never."`
 	BreakerPause   time.Duration `name:"breaker-pause" group:"Delivery" help:"How long a recipient's open circuit breaker lets nothing through before one message may try; it doubles with each further failure, six times at most."`
 	Window         int           `name:"window" group:"Delivery" help:"Messages sent to one recipient and not yet acknowledged."`
-	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Messages that dispatch holds in memory before it stops reading ahead."`
+	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Memory for messages that are read and not yet stored; beyond it dispatch stops reading ahead. At most a quarter of the memory limit is used."`
 
 	LogLevel    slog.Level `name:"log-level" group:"Process" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat   string     `name:"log-format" group:"Process" help:"Form of the log: text or json."`
 	GCPercent   int        `name:"gc-percent" group:"Process" help:"Heap growth, in percent, between two garbage collections; 0 leaves it to GOGC."`
-	MemoryLimit Bytes      `name:"memory-limit" group:"Process" help:"Memory that the Go runtime tries to stay under; 0 leaves it to GOMEMLIMIT."`
+	MemoryLimit Bytes      `name:"memory-limit" group:"Process" help:"Memory to stay under; near it nothing is read ahead and messages wait on disk. 0 takes GOMEMLIMIT, or else nine tenths of what the cgroup allows."`
 }
 
 // DefaultConfig returns the configuration of a development server on one machine.

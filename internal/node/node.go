@@ -65,6 +65,7 @@ type Node struct {
 	http     *http.Server
 
 	accepting *pressure
+	memory    *memoryWatch
 	front     *ingest.Front
 	listener  net.Listener
 	debug     *debugServer
@@ -85,7 +86,8 @@ type Info struct {
 // New opens everything that a server with this configuration needs and binds its address. The
 // configuration must be valid. Nothing is served before Run; a Node that is not run must be closed.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: log, accepting: new(pressure), clock: clock.New(clock.Options{Wall: wallClock(), Logger: log})}
+	n = &Node{cfg: cfg, log: log, accepting: new(pressure), memory: newMemoryWatch(log), clock: clock.New(clock.Options{Wall: wallClock(), Logger: log})}
+	plan := planMemory(&cfg)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -112,7 +114,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		}
 	}
 
-	if n.store, err = openStore(ctx, &cfg); err != nil {
+	if n.store, err = openStore(ctx, &cfg, plan.cache); err != nil {
 		return n, err
 	}
 	if err := bootstrap(ctx, n.store, key, n.clock.Now()); err != nil {
@@ -133,7 +135,8 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 			Backoff: delivery.Backoff{Base: cfg.BackoffBase, Cap: cfg.BackoffCap},
 			Strikes: cfg.BreakerStrikes, Pause: cfg.BreakerPause,
 		},
-		Memory:        int64(cfg.DispatchMemory) / int64(cfg.Shards),
+		Memory:        max(int64(plan.dispatch)/int64(cfg.Shards), 1<<20),
+		Tight:         n.memory.tight,
 		AppendTimeout: 2 * cfg.PublishTimeout,
 		JournalKeep:   cfg.JournalKeep,
 		Busy:          n.accepting.busy,
@@ -214,6 +217,7 @@ func (n *Node) addChecks() {
 		return health.Degrade(n.store.Ping(ctx))
 	})
 	n.health.Add("clock", func(ctx context.Context) error { return health.Degrade(n.clock.Check(ctx)) })
+	n.health.Add("memory", func(ctx context.Context) error { return health.Degrade(n.memory.check(ctx)) })
 	n.health.Add("journal", func(context.Context) error { return n.nats.WriteError() })
 	n.health.Add("disk", func(context.Context) error {
 		free, err := n.nats.FreeBytes()

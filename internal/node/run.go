@@ -40,6 +40,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(n.serve)
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
+	g.Go(func() error { return n.memory.run(dispatchCtx) })
 	g.Go(func() error { return n.clock.Run(dispatchCtx) })
 
 	select {

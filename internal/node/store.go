@@ -29,10 +29,11 @@ func (c *Config) sqlitePath() string {
 	return u.Host + u.Path
 }
 
-// openStore opens the configured store and brings its schema up to date.
-func openStore(ctx context.Context, c *Config) (store.Store, error) {
+// openStore opens the configured store and brings its schema up to date. Cache bounds the page cache of the
+// embedded store, in bytes; 0 leaves it to the store.
+func openStore(ctx context.Context, c *Config, cache int) (store.Store, error) {
 	if path := c.sqlitePath(); path != "" {
-		return sqlite.Open(ctx, path, sqlite.Options{})
+		return sqlite.Open(ctx, path, sqlite.Options{CacheBytes: cache})
 	}
 	return postgres.Open(ctx, string(c.Store), postgres.Options{})
 }

@@ -1,0 +1,89 @@
+package dispatch
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	// messageCost is what a message in memory takes beside its record, in bytes: its fields, its state
+	// and timeline, its places in a mailbox, a lane and the committer, and its encoded frame. Measured
+	// over small messages, where it is most of what they take.
+	messageCost = 2 << 10
+	// tightShare is the part of a shard's memory that may be used while memory is tight.
+	tightShare = 16
+	// tightEvery is how often it is asked whether memory is tight.
+	tightEvery = 50 * time.Millisecond
+)
+
+// memory counts what the journal entries take that were read and are not stored yet.
+type memory struct {
+	limit int64
+	room  *semaphore.Weighted
+	used  atomic.Int64
+}
+
+func newMemory(limit int64) *memory {
+	return &memory{limit: limit, room: semaphore.NewWeighted(limit)}
+}
+
+// Acquire waits for room; its error is ctx's.
+func (m *memory) Acquire(ctx context.Context, n int64) error {
+	if err := m.room.Acquire(ctx, n); err != nil {
+		return err
+	}
+	m.used.Add(n)
+	return nil
+}
+
+// Release gives room back.
+func (m *memory) Release(n int64) {
+	m.used.Add(-n)
+	m.room.Release(n)
+}
+
+// holdBack waits while memory is tight and the shard has its share of that in use. What it waits for is
+// the store, so there is always an end to it, or the store is down and there is nothing to gain by reading.
+func (in *intake) holdBack(ctx context.Context) error {
+	o, m := &in.s.d.opts, in.s.memory
+	held := func() bool { return o.Tight != nil && o.Tight() && m.used.Load() > m.limit/tightShare }
+	if !held() {
+		return nil
+	}
+	tick := time.NewTicker(tightEvery / 5)
+	defer tick.Stop()
+	for held() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// watchMemory tells the recipients when memory gets tight, and when it no longer is, until ctx ends.
+func (d *Dispatcher) watchMemory(ctx context.Context) error {
+	if d.opts.Tight == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	tick := time.NewTicker(tightEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if tight := d.opts.Tight(); tight != d.tight.Load() {
+			d.tight.Store(tight)
+			for _, s := range d.shards {
+				s.wakeAll()
+			}
+		}
+	}
+}
