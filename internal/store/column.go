@@ -22,6 +22,13 @@ func RecipientKey(client, recipient string) int64 {
 	return int64(h.Sum64())
 }
 
+// RecordKey is what backends store to find a raw dead letter by its record.
+func RecordKey(record []byte) int64 {
+	h := fnv.New64a()
+	h.Write(record)
+	return int64(h.Sum64())
+}
+
 // CeilMicros returns t in microseconds, rounded up: a stored time, which was cut to the microsecond,
 // is at or after t exactly when it is at or after the result.
 func CeilMicros(t time.Time) int64 {

@@ -164,7 +164,8 @@ type Change struct {
 	NewFrom int
 }
 
-// Reject is a journal record that cannot be decoded or that the store refuses for good.
+// Reject is a journal record that cannot be decoded or that the store refuses for good. It is stored
+// once for each shard and Record, wherever a repetition says that it lies.
 type Reject struct {
 	Tier   esh3ar.Tier
 	Ord    uint64

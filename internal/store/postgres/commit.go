@@ -154,7 +154,7 @@ var moveColumns = [moves][]uint32{
 var (
 	keyColumns    = []uint32{oidBytea, oidBytea, oidUUID, oidBytea, oidBytea, oidInt8}
 	eventColumns  = []uint32{oidInt8, oidBytea}
-	rejectColumns = []uint32{oidInt4, oidInt8, oidBytea, oidBytea, oidBytea}
+	rejectColumns = []uint32{oidInt4, oidInt8, oidBytea, oidBytea, oidInt8, oidBytea}
 )
 
 // columns are the arrays of one statement, all of the same length.
@@ -303,7 +303,8 @@ func (w *work) plan() {
 		k[1].int64(int64(r.Ord))
 		k[2].string(string(r.Reason))
 		k[3].string(r.Detail)
-		k[4].bytes(r.Record)
+		k[4].int64(store.RecordKey(r.Record))
+		k[5].bytes(r.Record)
 	}
 }
 

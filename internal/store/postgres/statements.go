@@ -85,12 +85,12 @@ var (
 		SELECT $3, number, $4, block FROM unnest($1::bigint[], $2::bytea[]) AS c (number, block)`}
 
 	stmtRejects = statement{"rejects", `
-		INSERT INTO reject (shard, tier, ord, at, reason, detail, record)
-		SELECT $6, c.tier, c.ord, $7, c.reason, c.detail, c.record
-		FROM unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[])
-			WITH ORDINALITY AS c (tier, ord, reason, detail, record, position)
+		INSERT INTO reject (shard, tier, ord, at, reason, detail, record_key, record)
+		SELECT $7, c.tier, c.ord, $8, c.reason, c.detail, c.record_key, c.record
+		FROM unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bytea[])
+			WITH ORDINALITY AS c (tier, ord, reason, detail, record_key, record, position)
 		WHERE NOT EXISTS (SELECT 1 FROM reject r
-			WHERE r.shard = $6 AND r.tier = c.tier AND r.ord = c.ord AND r.record = c.record)
+			WHERE r.record_key = c.record_key AND r.shard = $7 AND r.record = c.record)
 		ORDER BY c.position`}
 
 	stmtPositions = statement{"positions", `

@@ -138,7 +138,7 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 	for i := range b.Rejects {
 		r := &b.Rejects[i]
 		if _, err := w.stmts.reject.exec(int64(b.Shard), int64(r.Tier), int64(r.Ord), b.At.UnixMicro(),
-			string(r.Reason), r.Detail, notNil(r.Record)); err != nil {
+			string(r.Reason), r.Detail, store.RecordKey(r.Record), notNil(r.Record)); err != nil {
 			return fmt.Errorf("reject %d: %w", r.Ord, classify(err))
 		}
 	}
@@ -182,13 +182,25 @@ func (w *writer) apply(b *store.Batch, c *store.Change, r *encodedRow) (outcome,
 		// insert tells.
 		r.payload = record.AppendMessage(nil, m)
 	}
-	n, err := w.stmts.upsert.exec(m.ID[:], m.Client, m.To, store.ClientKey(m.Client), store.RecipientKey(m.Client, m.To),
-		int64(b.Shard), int64(c.Ord), int64(s.Status), int64(s.Seq()), m.AcceptedAt.UnixMicro(),
-		micros(s.NotBefore), micros(m.ExpiresAt), finalAt, r.payload, r.state)
-	if n == 0 {
+	w.seq++
+	recipientKey := store.RecipientKey(m.Client, m.To)
+	acceptedAt := m.AcceptedAt.UnixMicro()
+	result, err := w.stmts.upsert.run(w.stmts.upsert.bind([]driver.Value{w.seq, m.ID[:], m.Client, m.To,
+		store.ClientKey(m.Client), recipientKey, int64(b.Shard), int64(c.Ord), int64(s.Status), int64(s.Seq()),
+		acceptedAt, micros(s.NotBefore), micros(m.ExpiresAt), finalAt, r.payload, r.state}))
+	if err != nil {
 		return skipped, err
 	}
-	return upserted, err
+	if n, err := result.RowsAffected(); n == 0 || err != nil {
+		return skipped, err
+	}
+	// A row that was found keeps its own number, and the last one inserted is an earlier one.
+	if last, err := result.LastInsertId(); err != nil {
+		return skipped, err
+	} else if last == w.seq {
+		w.inserted = append(w.inserted, indexEntry{key: recipientKey, acceptedAt: acceptedAt, seq: last})
+	}
+	return upserted, nil
 }
 
 // eventWriter numbers a shard's events and stores them in runs.

@@ -65,26 +65,36 @@ func (c *conn) prepare(query string) (*stmt, error) {
 	return st, nil
 }
 
-// bind copies the arguments into the statement's own room. Their number is the query's affair.
-func (s *stmt) bind(args []driver.Value) []driver.NamedValue {
-	for len(s.args) < len(args) {
+// room returns the statement's own arguments, n of them, to be filled.
+func (s *stmt) room(n int) []driver.NamedValue {
+	for len(s.args) < n {
 		s.args = append(s.args, driver.NamedValue{Ordinal: len(s.args) + 1})
 	}
-	for i, a := range args {
-		s.args[i].Value = a
-	}
-	return s.args[:len(args)]
+	return s.args[:n]
 }
 
-// exec runs the statement and returns how many rows it changed. It is not given the caller's
-// context: a statement takes microseconds, and a watcher for each would cost more.
+func (s *stmt) bind(args []driver.Value) []driver.NamedValue {
+	room := s.room(len(args))
+	for i, a := range args {
+		room[i].Value = a
+	}
+	return room
+}
+
+// exec runs the statement and returns how many rows it changed.
 func (s *stmt) exec(args ...driver.Value) (int64, error) {
-	s.c.writes++
-	r, err := s.s.(driver.StmtExecContext).ExecContext(context.Background(), s.bind(args))
+	r, err := s.run(s.bind(args))
 	if err != nil {
 		return 0, err
 	}
 	return r.RowsAffected()
+}
+
+// run is exec over arguments in the statement's room. It is not given the caller's context: a
+// statement takes microseconds, and a watcher for each would cost more.
+func (s *stmt) run(args []driver.NamedValue) (driver.Result, error) {
+	s.c.writes++
+	return s.s.(driver.StmtExecContext).ExecContext(context.Background(), args)
 }
 
 // row runs the statement and returns its only row, nil when there is none. Byte slices in it are

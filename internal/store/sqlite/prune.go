@@ -14,7 +14,16 @@ const pruneRows = 1000
 // Prune implements store.Pruner.
 func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, error) {
 	var p store.Pruned
+	// Only what is indexed can be removed from the index.
+	if err := s.recipients.merge(ctx); err != nil {
+		return p, err
+	}
 	err := s.writer.do(ctx, pruneRows, func(w *writer) error {
+		if !older.Final.IsZero() {
+			if _, err := w.stmts.pruneIndex.exec(older.Final.UnixMicro(), int64(pruneRows)); err != nil {
+				return classify(err)
+			}
+		}
 		for _, t := range []struct {
 			before  time.Time
 			stmt    *stmt

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,7 +16,7 @@ import (
 )
 
 // rowColumns are what scanRow reads.
-const rowColumns = `payload, state, ord, final_at IS NOT NULL`
+const rowColumns = `payload, state, ord, final_at IS NOT NULL AS final`
 
 // readStatements are prepared on the reading connections. Those of listings are built for each
 // query, because their conditions vary.
@@ -111,50 +112,72 @@ func (s *Store) Messages(ctx context.Context, q store.Query) (store.Page, error)
 	if err := q.Check(); err != nil {
 		return store.Page{}, err
 	}
-	var where strings.Builder
-	var args []any
-	and := func(condition string, values ...any) {
-		where.WriteString(" AND ")
-		where.WriteString(condition)
-		args = append(args, values...)
-	}
-	// The index is named, so that the plan does not depend on what the planner believes.
-	index := "message_client"
-	switch {
-	case q.To != "":
-		index = "message_recipient"
-		and("recipient_key = ? AND recipient = ?", store.RecipientKey(q.Client, q.To), q.To)
-	case q.Status != 0 && q.Status != esh3ar.StatusDelivered:
-		index = "message_status"
-		and("status <> 5 AND client_key = ?", store.ClientKey(q.Client))
-	default:
-		and("client_key = ?", store.ClientKey(q.Client))
-	}
-	if q.Status != 0 {
-		and("status = ?", int64(q.Status))
-	}
-	if !q.From.IsZero() {
-		and("accepted_at >= ?", store.CeilMicros(q.From))
-	}
-	if !q.Until.IsZero() {
-		and("accepted_at < ?", store.CeilMicros(q.Until))
-	}
+	var cursor *store.Cursor
 	if q.Cursor != "" {
 		c, err := store.ParseCursor(q.Cursor)
 		if err != nil {
 			return store.Page{}, err
 		}
-		at := c.AcceptedAt.UnixMicro()
-		and("accepted_at <= ? AND (accepted_at < ? OR id < ?)", at, at, c.ID[:])
+		cursor = &c
 	}
-	query := `SELECT ` + rowColumns + ` FROM message INDEXED BY ` + index + ` WHERE client = ?` + where.String() +
-		` ORDER BY accepted_at DESC, id DESC LIMIT ?`
-	args = append(append([]any{q.Client}, args...), q.Limit+1)
+	query, args := s.listing(&q, cursor)
 	rows, err := collect(s.reads.QueryContext(ctx, query, args...))
 	if err != nil {
 		return store.Page{}, err
 	}
 	return store.NewPage(rows, q.Limit), nil
+}
+
+// listing returns the query for one row more than the page takes.
+func (s *Store) listing(q *store.Query, cursor *store.Cursor) (query string, args []any) {
+	var where strings.Builder
+	and := func(condition string, values ...any) {
+		where.WriteString(" AND ")
+		where.WriteString(condition)
+		args = append(args, values...)
+	}
+	and("m.client = ?", q.Client)
+	if q.Status != 0 {
+		and("status = ?", int64(q.Status))
+	}
+	if !q.From.IsZero() {
+		and("m.accepted_at >= ?", store.CeilMicros(q.From))
+	}
+	if !q.Until.IsZero() {
+		and("m.accepted_at < ?", store.CeilMicros(q.Until))
+	}
+	if cursor != nil {
+		at := cursor.AcceptedAt.UnixMicro()
+		and("m.accepted_at <= ? AND (m.accepted_at < ? OR m.id < ?)", at, at, cursor.ID[:])
+	}
+	const order = ` ORDER BY accepted_at DESC, id DESC LIMIT ?`
+	// Indexes and the order of joins are named, so that plans do not depend on what the planner
+	// believes.
+	if q.To == "" {
+		from := `message m INDEXED BY message_client WHERE client_key = ?`
+		if q.Status != 0 && q.Status != esh3ar.StatusDelivered {
+			from = `message m INDEXED BY message_status WHERE status <> 5 AND client_key = ?`
+		}
+		return `SELECT ` + rowColumns + ` FROM ` + from + where.String() + order,
+			slices.Concat([]any{store.ClientKey(q.Client)}, args, []any{q.Limit + 1})
+	}
+
+	// What is indexed, and what is not: see recipientIndex.
+	and("m.recipient = ?", q.To)
+	behind, err := json.Marshal(s.recipients.lookUp(q, cursor))
+	if err != nil {
+		panic(err) // of numbers
+	}
+	const columns = `SELECT m.accepted_at, m.id, ` + rowColumns
+	indexed := columns + ` FROM recipient r CROSS JOIN message m ON m.seq = r.seq
+		WHERE r.recipient_key = ? AND r.seq <= (SELECT seq FROM indexer)` +
+		strings.ReplaceAll(where.String(), "m.accepted_at", "r.accepted_at") +
+		` ORDER BY r.accepted_at DESC, m.id DESC LIMIT ?`
+	others := columns + ` FROM json_each(?) j CROSS JOIN message m ON m.seq = j.value
+		WHERE m.seq > (SELECT seq FROM indexer)` + where.String() + ` ORDER BY m.accepted_at DESC, m.id DESC LIMIT ?`
+	return `SELECT payload, state, ord, final FROM (SELECT * FROM (` + indexed + `) UNION ALL SELECT * FROM (` + others + `))` + order,
+		slices.Concat([]any{store.RecipientKey(q.Client, q.To)}, args, []any{q.Limit + 1},
+			[]any{string(behind)}, args, []any{q.Limit + 1}, []any{q.Limit + 1})
 }
 
 // Idempotent implements store.Reader.

@@ -32,6 +32,9 @@ type Options struct {
 	CacheBytes int
 	// BusyTimeout is how long to wait for another process that has the file locked, 5 s if zero.
 	BusyTimeout time.Duration
+	// IndexRows is how many messages the index of recipients may be behind, 65,536 if zero. A start
+	// reads about as many again.
+	IndexRows int
 	// AtStep, if set, is called before each step of a commit's transaction. An error from it fails
 	// the commit there. It is for tests.
 	AtStep func(store.Step) error
@@ -41,8 +44,10 @@ type Options struct {
 type Store struct {
 	writer     *writer
 	checkpoint *checkpointer
+	recipients *recipientIndex
 	reads      *sql.DB
 	read       readStatements
+	unlock     func() error
 }
 
 var (
@@ -51,17 +56,23 @@ var (
 	_ store.RejectReader = (*Store)(nil)
 )
 
+// ErrInUse means that another process, or another Store of this one, has the file open.
+var ErrInUse = errors.New("the store is in use")
+
 //go:embed migrations/*.sql
 var embedded embed.FS
 
 // Open opens the database file, creates it if there is none, and brings its schema up to date. The
-// directory must exist. One process at a time may have it open.
+// directory must exist. One Store at a time may have it open (ErrInUse).
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	if opts.Readers == 0 {
 		opts.Readers = 4
 	}
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 64 << 20
+	}
+	if opts.IndexRows == 0 {
+		opts.IndexRows = 64 << 10
 	}
 	if opts.BusyTimeout == 0 {
 		opts.BusyTimeout = 5 * time.Second
@@ -71,41 +82,60 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
 		return nil, fmt.Errorf("store: choose fdatasync: %w", err)
 	}
-	if err := Migrate(ctx, path); err != nil {
-		return nil, err
-	}
-	w, err := newWriter(ctx, path, opts)
+	unlock, err := lockFile(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{writer: w}
-	if s.checkpoint, err = newCheckpointer(ctx, path, w); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	if s.reads, err = openPool(path, opts.Readers,
-		"query_only(1)",
-		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
-		fmt.Sprintf("cache_size(%d)", -opts.CacheBytes/4>>10),
-	); err == nil {
-		err = s.read.prepare(ctx, s.reads)
-	}
-	if err != nil {
+	s := &Store{unlock: unlock}
+	if err := s.open(ctx, path, opts); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// Close ends the writer after the transaction under way and closes all connections.
+func (s *Store) open(ctx context.Context, path string, opts Options) (err error) {
+	if err := Migrate(ctx, path); err != nil {
+		return err
+	}
+	if s.writer, err = newWriter(ctx, path, opts); err != nil {
+		return err
+	}
+	if s.reads, err = openPool(path, opts.Readers,
+		"query_only(1)",
+		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
+		fmt.Sprintf("cache_size(%d)", -opts.CacheBytes/4>>10),
+	); err != nil {
+		return err
+	}
+	if err := s.read.prepare(ctx, s.reads); err != nil {
+		return err
+	}
+	if s.recipients, err = newRecipientIndex(ctx, s.writer, s.reads, opts.IndexRows); err != nil {
+		return err
+	}
+	s.writer.onInsert = s.recipients.add
+	s.writer.start()
+	s.checkpoint, err = newCheckpointer(ctx, path, s.writer)
+	return err
+}
+
+// Close ends the work behind the commits first, because it is the writer's caller, then the writer
+// after the transaction under way, and at last the connections and the lock.
 func (s *Store) Close() error {
 	var err error
-	if s.checkpoint != nil {
-		err = s.checkpoint.close() // first, because it asks the writer for its last pass
+	if s.recipients != nil {
+		s.recipients.close()
 	}
-	err = errors.Join(err, s.writer.close())
+	if s.checkpoint != nil {
+		err = s.checkpoint.close()
+	}
 	if s.reads != nil {
 		err = errors.Join(err, s.reads.Close())
 	}
-	return err
+	if s.writer != nil {
+		err = errors.Join(err, s.writer.close())
+	}
+	return errors.Join(err, s.unlock())
 }
 
 // Ping implements store.Store. It asks the database by reading, so that a full disk does not hide

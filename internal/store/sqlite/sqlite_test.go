@@ -41,6 +41,62 @@ func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, sqlite.Options{}) })
 }
 
+// TestConformanceWhileIndexing has the index of recipients merged behind almost every commit.
+func TestConformanceWhileIndexing(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t, sqlite.Options{IndexRows: 7}) })
+}
+
+// TestReopen finds everything again, indexed or not.
+func TestReopen(t *testing.T) {
+	for _, rows := range []int{1 << 20, 1, 40} {
+		path := filepath.Join(t.TempDir(), "store.db")
+		changes := storetest.Deliverable(1, 100, true)
+		for i := range changes {
+			changes[i].Message.To = "r"
+		}
+		for i := range 4 {
+			s, err := sqlite.Open(t.Context(), path, sqlite.Options{IndexRows: rows})
+			if err != nil {
+				t.Fatal(err)
+			}
+			claim, err := s.Claim(t.Context(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := &store.Batch{Shard: 1, Epoch: claim.Epoch, At: time.Now(), Changes: changes[i*25 : i*25+25]}
+			if err := s.Commit(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			page, err := s.Messages(t.Context(), store.Query{Client: "client-1", To: "r", Limit: 1000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := 25 * (i + 1); len(page.Rows) != want {
+				t.Fatalf("after opening %d times %d rows are listed, want %d", i+1, len(page.Rows), want)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestInUse keeps a second store from the file, and lets the next one have it.
+func TestInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := openFile(t, path, sqlite.Options{})
+	if _, err := sqlite.Open(t.Context(), path, sqlite.Options{}); !errors.Is(err, sqlite.ErrInUse) {
+		t.Fatalf("a second store: got error %v, want ErrInUse", err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := sqlite.Migrations(t.Context(), path)
+	if err != nil || len(list) == 0 || list[0].AppliedAt.IsZero() {
+		t.Fatalf("migrations of an open store: %+v, error %v", list, err)
+	}
+}
+
 var errCut = errors.New("cut")
 
 // TestRollback fails each step of a commit with an error.

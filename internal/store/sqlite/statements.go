@@ -1,5 +1,7 @@
 package sqlite
 
+import "strings"
+
 // statements are the writer's.
 type statements struct {
 	owner     *stmt // of a shard: epoch and event number
@@ -16,9 +18,22 @@ type statements struct {
 	client *stmt
 	apiKey *stmt
 
-	pruneMessages, pruneEvents, pruneKeys, pruneRejects *stmt
+	lastSeq                      *stmt
+	indexOne, indexMany, indexed *stmt
+
+	pruneIndex, pruneMessages, pruneEvents, pruneKeys, pruneRejects *stmt
 
 	checkpoint *stmt
+}
+
+// prunable finds the oldest final rows.
+const prunable = `SELECT seq FROM message INDEXED BY message_final
+	WHERE final_at < ? AND seq <= (SELECT seq FROM indexer) ORDER BY final_at, seq LIMIT ?`
+
+// indexEntries adds n rows to the table recipient.
+func indexEntries(n int) string {
+	return `INSERT INTO recipient (recipient_key, accepted_at, seq) VALUES ` +
+		strings.TrimSuffix(strings.Repeat(`(?, ?, ?), `, n), `, `) + ` ON CONFLICT DO NOTHING`
 }
 
 func (s *statements) prepare(c *conn) (err error) {
@@ -40,9 +55,9 @@ func (s *statements) prepare(c *conn) (err error) {
 		// Everything that may change in the course of a message's life is overwritten, and only over
 		// a lower status_seq.
 		{&s.upsert, `INSERT INTO message
-			(id, client, recipient, client_key, recipient_key, shard, ord, status, status_seq,
+			(seq, id, client, recipient, client_key, recipient_key, shard, ord, status, status_seq,
 			 accepted_at, not_before, expires_at, final_at, payload, state)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET
 			ord = excluded.ord, status = excluded.status, status_seq = excluded.status_seq,
 			not_before = excluded.not_before, state = excluded.state,
@@ -57,9 +72,14 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.key, `INSERT INTO idempotency (client, key, id, digest, recipient, accepted_at)
 			VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (client, key) DO NOTHING`},
 		{&s.event, `INSERT INTO event (shard, number, at, block) VALUES (?, ?, ?, ?)`},
-		{&s.reject, `INSERT INTO reject (shard, tier, ord, at, reason, detail, record)
-			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS
-			(SELECT 1 FROM reject WHERE shard = ?1 AND tier = ?2 AND ord = ?3 AND record = ?7)`},
+		{&s.reject, `INSERT INTO reject (shard, tier, ord, at, reason, detail, record_key, record)
+			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS
+			(SELECT 1 FROM reject WHERE record_key = ?7 AND shard = ?1 AND record = ?8)`},
+
+		{&s.lastSeq, `SELECT max((SELECT seq FROM indexer), (SELECT coalesce(max(seq), 0) FROM message))`},
+		{&s.indexOne, indexEntries(1)},
+		{&s.indexMany, indexEntries(indexTuple)},
+		{&s.indexed, `UPDATE indexer SET seq = ?`},
 
 		{&s.client, `INSERT INTO client (id, name, tier, mint_tokens, created_at) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET name = excluded.name, tier = excluded.tier,
@@ -68,8 +88,10 @@ func (s *statements) prepare(c *conn) (err error) {
 			ON CONFLICT (hash) DO UPDATE SET client = excluded.client, hint = excluded.hint,
 			created_at = excluded.created_at, revoked_at = excluded.revoked_at`},
 
-		{&s.pruneMessages, `DELETE FROM message WHERE seq IN
-			(SELECT seq FROM message INDEXED BY message_final WHERE final_at < ? ORDER BY final_at LIMIT ?)`},
+		// Both in one transaction, and both find the same rows. Those that are not indexed yet stay.
+		{&s.pruneIndex, `DELETE FROM recipient WHERE (recipient_key, accepted_at, seq) IN
+			(SELECT recipient_key, accepted_at, seq FROM message WHERE seq IN (` + prunable + `))`},
+		{&s.pruneMessages, `DELETE FROM message WHERE seq IN (` + prunable + `)`},
 		// These tables are in the order of time, near enough: only their oldest rows are looked at.
 		{&s.pruneEvents, `DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?2) AND at < ?1`},
 		{&s.pruneKeys, `DELETE FROM idempotency WHERE seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT ?2) AND accepted_at < ?1`},

@@ -26,9 +26,17 @@ type writer struct {
 	c      *conn
 	atStep func(store.Step) error
 
-	tx    driver.Tx // of the transaction under way
-	stmts statements
+	tx driver.Tx // of the transaction under way
+	// seq is the highest number of a row of the table message. It is not given out again when the
+	// transaction that took it fails.
+	seq int64
+	// inserted are the rows that the transaction under way has added to that table.
+	inserted []indexEntry
+	// onInsert is told of them when they are committed, before their callers are.
+	onInsert func([]indexEntry)
+	stmts    statements
 
+	started bool
 	jobs    chan *job
 	quit    chan struct{}
 	closing sync.Once
@@ -50,6 +58,7 @@ type job struct {
 	done  chan struct{} // closed when err is final
 }
 
+// newWriter connects and prepares. Nothing is written until start.
 func newWriter(ctx context.Context, path string, opts Options) (*writer, error) {
 	c, err := connect(ctx, path,
 		"synchronous(FULL)",
@@ -72,8 +81,18 @@ func newWriter(ctx context.Context, path string, opts Options) (*writer, error) 
 	if err := w.stmts.prepare(c); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	go w.loop()
+	row, err := w.stmts.lastSeq.row()
+	if err != nil {
+		return nil, errors.Join(classify(err), c.close())
+	}
+	w.seq = row[0].(int64)
 	return w, nil
+}
+
+// start lets the writer work until close.
+func (w *writer) start() {
+	w.started = true
+	go w.loop()
 }
 
 // close ends the goroutine after the transaction under way and closes the connection.
@@ -81,7 +100,9 @@ func (w *writer) close() error {
 	var err error
 	w.closing.Do(func() {
 		close(w.quit)
-		<-w.done
+		if w.started {
+			<-w.done
+		}
 		err = w.c.close()
 	})
 	return err
@@ -179,6 +200,7 @@ func (w *writer) together(group []*job) bool {
 			j.err = err
 		}
 	}
+	w.inserted = w.inserted[:0]
 	if err := w.step(store.StepBegin); err != nil {
 		fail(err)
 		return true
@@ -210,6 +232,7 @@ func (w *writer) together(group []*job) bool {
 		fail(classify(err))
 		return true
 	}
+	w.onInsert(w.inserted)
 	if err := w.step(store.StepCommitted); err != nil {
 		fail(err)
 	}

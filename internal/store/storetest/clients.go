@@ -85,7 +85,7 @@ func testPrune(w *world) {
 		l := &late[i]
 		l.From, l.NewFrom, l.State = store.InQueue, 2, further(l.State, esh3ar.StatusExpired)
 		b := &store.Batch{Shard: 1, Epoch: epoch, At: w.now, Changes: []store.Change{f, q, *l}}
-		b.Rejects = []store.Reject{{Ord: uint64(i + 1), Record: []byte("x"), Reason: esh3ar.ReasonUndecodable}}
+		b.Rejects = []store.Reject{{Ord: uint64(i + 1), Record: []byte{byte(i)}, Reason: esh3ar.ReasonUndecodable}}
 		w.commitBatch(b)
 		final, waiting = append(final, f), append(waiting, q)
 		w.tick(day)

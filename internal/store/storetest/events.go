@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,11 +111,16 @@ func testRejects(w *world) {
 		})
 	}
 	// The same place with another record, as after a journal that began anew.
-	again := rejects[0]
-	again.Record, again.Reason = []byte("other"), esh3ar.ReasonRefusedByStore
-	rejects = append(rejects, again)
-	b := &store.Batch{Shard: 3, Epoch: epoch, At: w.now, Rejects: rejects}
+	other := rejects[0]
+	other.Record, other.Reason = []byte("other"), esh3ar.ReasonRefusedByStore
+	rejects = append(rejects, other)
+	b := &store.Batch{Shard: 3, Epoch: epoch, At: w.now, Rejects: slices.Clone(rejects)}
 	w.commitBatch(b)
+	w.commitBatch(b)
+	// The same record at another place, as when it is read again by the next owner.
+	for i := range b.Rejects {
+		b.Rejects[i].Ord += 1000
+	}
 	w.commitBatch(b)
 	var got []store.Reject
 	var after int64

@@ -95,17 +95,18 @@ CREATE INDEX idempotency_accepted_at ON idempotency (accepted_at);
 
 -- Journal records that cannot become messages, raw.
 CREATE TABLE reject (
-    seq    bigint  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    shard  integer NOT NULL,
-    tier   integer NOT NULL,
-    ord    bigint  NOT NULL,
-    at     bigint  NOT NULL,
-    reason bytea   NOT NULL,
-    detail bytea   NOT NULL,
-    record bytea   NOT NULL
+    seq        bigint  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shard      integer NOT NULL,
+    tier       integer NOT NULL,
+    ord        bigint  NOT NULL,
+    at         bigint  NOT NULL,
+    reason     bytea   NOT NULL,
+    detail     bytea   NOT NULL,
+    record_key bigint  NOT NULL, -- 64-bit hash of record, by which a repeated one is found
+    record     bytea   NOT NULL
 );
 
-CREATE INDEX reject_place ON reject (shard, tier, ord);
+CREATE INDEX reject_record ON reject (record_key);
 CREATE INDEX reject_at ON reject (at);
 
 CREATE TABLE client (

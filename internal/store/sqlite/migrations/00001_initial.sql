@@ -30,9 +30,24 @@ CREATE UNIQUE INDEX message_id ON message (id);
 -- Listings, newest first. They are keyed by hashes, which are short and cheap to compare; queries
 -- check the names too. Rows of equal time are sorted by id on the way.
 CREATE INDEX message_client ON message (client_key, accepted_at);
-CREATE INDEX message_recipient ON message (recipient_key, accepted_at);
 -- Most rows end as delivered (5) and need no place here.
 CREATE INDEX message_status ON message (client_key, status, accepted_at) WHERE status <> 5;
+
+-- The index for listings by recipient, filled behind the commits: it has every message up to
+-- indexer.seq, and perhaps some above.
+CREATE TABLE recipient (
+    recipient_key INTEGER NOT NULL,
+    accepted_at   INTEGER NOT NULL,
+    seq           INTEGER NOT NULL,
+    PRIMARY KEY (recipient_key, accepted_at, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE indexer (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    seq INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO indexer (one, seq) VALUES (1, 0);
 
 -- What waits for its recipient, in order; scheduled (2) is not in the order yet.
 CREATE INDEX message_waiting ON message (shard, recipient, ord) WHERE final_at IS NULL AND status <> 2;
@@ -76,17 +91,18 @@ CREATE TABLE idempotency (
 
 -- Journal records that cannot become messages, raw.
 CREATE TABLE reject (
-    seq    INTEGER PRIMARY KEY,
-    shard  INTEGER NOT NULL,
-    tier   INTEGER NOT NULL,
-    ord    INTEGER NOT NULL,
-    at     INTEGER NOT NULL,
-    reason TEXT    NOT NULL,
-    detail TEXT    NOT NULL,
-    record BLOB    NOT NULL
+    seq        INTEGER PRIMARY KEY,
+    shard      INTEGER NOT NULL,
+    tier       INTEGER NOT NULL,
+    ord        INTEGER NOT NULL,
+    at         INTEGER NOT NULL,
+    reason     TEXT    NOT NULL,
+    detail     TEXT    NOT NULL,
+    record_key INTEGER NOT NULL, -- 64-bit hash of record, by which a repeated one is found
+    record     BLOB    NOT NULL
 ) STRICT;
 
-CREATE INDEX reject_place ON reject (shard, tier, ord);
+CREATE INDEX reject_record ON reject (record_key);
 
 CREATE TABLE client (
     id          TEXT    PRIMARY KEY,
