@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar/signalr"
+	"github.com/esh3artech/esh3ar/signalr/client"
 )
 
 // The memory of idle connections is measured from outside: the test binary
@@ -25,24 +26,26 @@ import (
 // memory from the kernel.
 
 const (
-	idleRole    = "SIGNALR_IDLE_ROLE"
-	idleTarget  = "SIGNALR_IDLE_TARGET"
-	idleSource  = "SIGNALR_IDLE_SOURCE"
-	idleCount   = "SIGNALR_IDLE_COUNT"
+	roleEnv     = "SIGNALR_TEST_ROLE"
+	targetEnv   = "SIGNALR_TEST_TARGET"
+	sourceEnv   = "SIGNALR_TEST_SOURCE"
+	countEnv    = "SIGNALR_TEST_COUNT"
 	idleTotal   = 10_000
 	idleClients = 4
 )
 
-// runIdleRole runs the role that the environment names, if any.
-func runIdleRole() bool {
+// runRole runs the role that the environment names, if any.
+func runRole() bool {
 	var err error
-	switch os.Getenv(idleRole) {
+	switch os.Getenv(roleEnv) {
 	case "":
 		return false
 	case "server":
 		err = idleServer()
 	case "client":
 		err = idleClient()
+	case "reader":
+		err = reader()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -89,12 +92,12 @@ func idleServer() error {
 // idleClient opens connections, with negotiation and handshake, says when it
 // is done and holds them until its input ends.
 func idleClient() error {
-	n, err := strconv.Atoi(os.Getenv(idleCount))
+	n, err := strconv.Atoi(os.Getenv(countEnv))
 	if err != nil {
 		return err
 	}
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(os.Getenv(idleSource))}}
-	target := os.Getenv(idleTarget)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(os.Getenv(sourceEnv))}}
+	target := os.Getenv(targetEnv)
 	web := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext}}
 	held := make([]net.Conn, 0, n)
 	for range n {
@@ -135,6 +138,19 @@ func idleClient() error {
 	for _, c := range held {
 		_ = c.Close()
 	}
+	return nil
+}
+
+// reader opens one connection and reads to its end.
+func reader() error {
+	c, err := client.New(os.Getenv(targetEnv), client.Options{SkipNegotiation: true, Reconnect: client.NoReconnect, ServerTimeout: time.Hour})
+	if err != nil {
+		return err
+	}
+	if err := c.Start(context.Background()); err != nil {
+		return err
+	}
+	<-c.Done()
 	return nil
 }
 
@@ -186,7 +202,7 @@ func residentKiB(b *testing.B, pid int) int {
 	b.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		b.Skip("needs /proc")
+		b.Fatalf("needs /proc: %v", err)
 	}
 	_, after, _ := strings.Cut(string(status), "VmRSS:")
 	kib, err := strconv.Atoi(strings.Fields(after)[0])
@@ -202,7 +218,7 @@ func residentKiB(b *testing.B, pid int) int {
 // memory back.
 func BenchmarkIdleConnections(b *testing.B) {
 	for range b.N {
-		server := startRole(b, idleRole+"=server")
+		server := startRole(b, roleEnv+"=server")
 		defer server.stop()
 		address := server.line(b)
 		stats := func() (conns, goroutines int) {
@@ -215,8 +231,8 @@ func BenchmarkIdleConnections(b *testing.B) {
 		begun := time.Now()
 		var clients []*role
 		for i := range idleClients {
-			clients = append(clients, startRole(b, idleRole+"=client", idleTarget+"="+address,
-				fmt.Sprintf("%s=127.0.0.%d", idleSource, i+2), fmt.Sprintf("%s=%d", idleCount, idleTotal/idleClients)))
+			clients = append(clients, startRole(b, roleEnv+"=client", targetEnv+"="+address,
+				fmt.Sprintf("%s=127.0.0.%d", sourceEnv, i+2), fmt.Sprintf("%s=%d", countEnv, idleTotal/idleClients)))
 		}
 		for _, c := range clients {
 			defer c.stop()

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if runIdleRole() {
+	if runRole() {
 		return
 	}
 	goleak.VerifyTestMain(m)
