@@ -36,6 +36,10 @@ e2e: setup $(GOTESTSUM) ## Run the end-to-end tests against the real program
 crash: ## Kill the real program under load, over and over, and account for every 202
 	go test -count 1 -timeout 10m -run 'TestCrash' -v ./e2e/
 
+.PHONY: chaos
+chaos: build ## Break the real program for CHAOS_TIME (1h), seeds rising from CHAOS_SEED (1), over both stores
+	bin/esh3ar chaos --quiet --store both --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 45s
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulnerabilities
 	go vet ./...

@@ -16,7 +16,8 @@ import (
 )
 
 // settleDown lets the senders finish and everything arrive, until no message is open any more or the
-// time is up.
+// time is up. A server that does not come back has broken its promises: what was not received by then is
+// lost.
 func (l *lab) settleDown(report *Report, sent func()) error {
 	began := time.Now()
 	l.say("settling")
@@ -24,27 +25,23 @@ func (l *lab) settleDown(report *Report, sent func()) error {
 	l.settle()
 	ctx, cancel := context.WithTimeout(l.ctx, l.opts.Settle)
 	defer cancel()
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		sent()
-	}()
-	select {
-	case <-finished:
-	case <-ctx.Done():
-		return fmt.Errorf("the senders get no answer within %s; the server's log ends with\n%s", l.opts.Settle, l.server.tail(2<<10))
+	// Until then the senders repeat what they have begun.
+	giveUp := context.AfterFunc(ctx, l.endSending)
+	sent()
+	if !giveUp() && l.ctx.Err() == nil {
+		l.book.fault("the senders get no answer within %s; the server's log ends with\n%s", l.opts.Settle, l.server.tail(1500))
 	}
 	for l.book.unreceived() > 0 && pause(ctx, 100*time.Millisecond) {
 	}
-	// Whoever did not get all may still be on the way; the statuses tell.
+	// Whoever did not get all may still be on the way; the statuses tell. They are asked for at least once.
 	for {
-		err := l.judge(ctx, report)
+		err := l.judge(l.ctx, report)
 		if err == nil && len(report.open) == 0 {
 			break
 		}
 		if !pause(ctx, 500*time.Millisecond) {
-			if err != nil {
-				return fmt.Errorf("asking for the statuses: %w; the server's log ends with\n%s", err, l.server.tail(2<<10))
+			if err != nil && l.ctx.Err() == nil {
+				l.book.fault("the statuses cannot be asked for: %v; the server's log ends with\n%s", err, l.server.tail(1500))
 			}
 			break
 		}
@@ -59,12 +56,32 @@ func (l *lab) judge(ctx context.Context, report *Report) error {
 	if err != nil {
 		return err
 	}
+	listed := make(map[string]*details, len(all))
+	l.compare(report, all, listed)
+	// The reason of what was given up stands in its timeline.
+	for id := range report.explained {
+		if listed[id].Status != "undelivered" {
+			continue
+		}
+		d, err := l.api.message(ctx, id)
+		if err != nil {
+			return err
+		}
+		if n := len(d.Timeline); n == 0 || d.Timeline[n-1].Reason != "attempts_exhausted" || d.Attempts < maxAttempts {
+			report.open = append(report.open, fmt.Sprintf("%s was given up after %d attempts: %+v", id, d.Attempts, d.Timeline))
+		}
+	}
+	return nil
+}
+
+// compare compares all messages, as the server lists them, with the book. It fills in listed by
+// identifier.
+func (l *lab) compare(report *Report, all []details, listed map[string]*details) {
 	l.book.mu.Lock()
 	defer l.book.mu.Unlock()
 	now := time.Now()
 	report.Statuses = make(map[string]int)
-	report.open, report.explained = nil, make(map[string]bool)
-	listed := make(map[string]*details, len(all))
+	report.open, report.explained, report.Forgotten = nil, make(map[string]bool), 0
 	ids := make(map[string]string) // by content
 	for i := range all {
 		d := &all[i]
@@ -82,6 +99,7 @@ func (l *lab) judge(ctx context.Context, report *Report) error {
 	for id, m := range l.book.byID {
 		d := listed[id]
 		if d == nil {
+			report.Forgotten++
 			report.open = append(report.open, fmt.Sprintf("%s (%s) was accepted and is not known any more", m.name, id))
 			continue
 		}
@@ -92,20 +110,6 @@ func (l *lab) judge(ctx context.Context, report *Report) error {
 			report.explained[id] = true
 		}
 	}
-	// The reason of what was given up stands in its timeline.
-	for id := range report.explained {
-		if listed[id].Status != "undelivered" {
-			continue
-		}
-		d, err := l.api.message(ctx, id)
-		if err != nil {
-			return err
-		}
-		if n := len(d.Timeline); n == 0 || d.Timeline[n-1].Reason != "attempts_exhausted" || d.Attempts < maxAttempts {
-			report.open = append(report.open, fmt.Sprintf("%s was given up after %d attempts: %+v", id, d.Attempts, d.Timeline))
-		}
-	}
-	return nil
 }
 
 // expiryGrace is how late a message may expire: what is in flight is waited for, and nothing expires
@@ -194,25 +198,21 @@ func (l *lab) account(report *Report) error {
 	report.Accepted, report.Refused, report.Unknown, report.Landed = v.Accepted, v.Refused, v.Unknown, v.Landed
 	report.Received, report.Disordered, report.Repeats = v.Received, v.Disordered, l.book.repeats
 	report.PagesLost, report.Cuts, report.Starts, report.Exits = l.pages, l.proxy.cuts.Load(), l.server.starts, l.exits
+	report.Unexplained = len(report.open) - report.Forgotten
+	report.Contradictions = len(l.book.faults) + v.Contradictions
+	slices.Sort(report.open)
+	report.note(l.book.faults)
+	report.note(v.Notes)
+	report.note(report.open)
+	var lost []string
 	for _, r := range v.Missing {
 		if !report.explained[r.ID.String()] {
-			report.Lost++
-			report.note("LOST: message %d to recipient %d, accepted as %s %.2f s after the start", r.Seq, r.Recipient, r.ID,
-				time.Duration(r.At-l.book.start.UnixNano()).Seconds())
+			lost = append(lost, fmt.Sprintf("LOST: message %d to recipient %d, accepted as %s %.2f s after the start", r.Seq, r.Recipient, r.ID,
+				time.Duration(r.At-l.book.start.UnixNano()).Seconds()))
 		}
 	}
-	report.Unexplained = len(report.open)
-	slices.Sort(report.open)
-	for _, s := range report.open {
-		report.note("%s", s)
-	}
-	report.Contradictions = len(l.book.faults) + v.Contradictions
-	for _, s := range l.book.faults {
-		report.note("%s", s)
-	}
-	for _, s := range v.Notes {
-		report.note("%s", s)
-	}
+	report.Lost = len(lost)
+	report.note(lost)
 	log, err := os.ReadFile(l.server.logFile())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -220,7 +220,7 @@ func (l *lab) account(report *Report) error {
 	for _, word := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
 		if i := strings.Index(string(log), word); i >= 0 {
 			report.Contradictions++
-			report.note("the server's log: %s", log[i:min(i+1500, len(log))])
+			report.note([]string{fmt.Sprintf("the server's log: %s", log[i:min(i+1500, len(log))])})
 		}
 	}
 	return nil

@@ -116,9 +116,13 @@ type lab struct {
 	settling  atomic.Bool
 	settleCtx context.Context // ends when settling begins
 	settle    context.CancelFunc
-	ctx       context.Context // ends with the run
+	// sending ends when the senders have to give up what they repeat, ctx with the run.
+	sending, ctx context.Context
+	endSending   context.CancelFunc
 
 	pages int // lost in power cuts
+
+	logging sync.Mutex
 
 	mu     sync.Mutex
 	active map[string]time.Time // faults, and those healed a moment ago
@@ -135,6 +139,8 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	var cancel context.CancelFunc
 	l.ctx, cancel = context.WithCancel(ctx)
 	defer cancel()
+	l.sending, l.endSending = context.WithCancel(l.ctx)
+	defer l.endSending()
 	l.settleCtx, l.settle = context.WithCancel(context.WithoutCancel(ctx))
 	defer l.settle()
 	keep := o.Dir != ""
@@ -207,9 +213,7 @@ func (l *lab) run() (report *Report, err error) {
 	defer func() {
 		endLoad()
 		endDevices()
-		if err != nil {
-			l.server.close() // whoever still waits for an answer gets none
-		}
+		l.endSending()
 		load.Wait()
 		phones.Wait()
 	}()
@@ -402,6 +406,8 @@ func (l *lab) ended(err error) {
 // say tells the log.
 func (l *lab) say(format string, args ...any) {
 	if l.opts.Log != nil {
+		l.logging.Lock()
+		defer l.logging.Unlock()
 		fmt.Fprintf(l.opts.Log, format+"\n", args...)
 	}
 }

@@ -74,7 +74,7 @@ func (l *lab) draw(dice *rand.Rand) *message {
 func (l *lab) send(m *message, dice *rand.Rand) {
 	sure := true
 	for {
-		id, err := l.api.send(l.ctx, m)
+		id, err := l.api.send(l.sending, m)
 		if err == nil {
 			l.book.accepted(m, id)
 			if dice.IntN(20) == 0 {
@@ -103,7 +103,7 @@ func (l *lab) sendBatch(open []*message, dice *rand.Rand) {
 		sure[m] = true
 	}
 	for len(open) > 0 {
-		results, err := l.api.sendBatch(l.ctx, open)
+		results, err := l.api.sendBatch(l.sending, open)
 		var left []*message
 		for i, m := range open {
 			var known, again bool
@@ -145,15 +145,15 @@ func (l *lab) weigh(m *message, err error) (sure, again bool) {
 		}
 		return r.sure(), r.passing()
 	case errors.As(err, &lost):
-		return false, l.ctx.Err() == nil
+		return false, l.sending.Err() == nil
 	}
 	// An answer that broke off.
-	return false, l.ctx.Err() == nil
+	return false, l.sending.Err() == nil
 }
 
 // breathe waits a moment before the next try. It reports false when the run is over.
 func (l *lab) breathe(dice *rand.Rand) bool {
-	return pause(l.ctx, 20*time.Millisecond+rand64(dice, 100*time.Millisecond))
+	return pause(l.sending, 20*time.Millisecond+rand64(dice, 100*time.Millisecond))
 }
 
 // cancel tries to withdraw a message that was just accepted.
@@ -163,7 +163,7 @@ func (l *lab) cancel(m *message) {
 	}
 	l.book.canceling(m)
 	var r *refusal
-	if err := l.api.cancel(l.ctx, m.id); errors.As(err, &r) && r.Status == http.StatusMethodNotAllowed {
+	if err := l.api.cancel(l.sending, m.id); errors.As(err, &r) && r.Status == http.StatusMethodNotAllowed {
 		l.noCancel.Store(true)
 	}
 }

@@ -35,14 +35,17 @@ type Report struct {
 	// Statuses counts the accepted messages by their last status.
 	Statuses map[string]int `json:"statuses"`
 
-	// Disordered, Lost, Unexplained and Contradictions have to be 0: messages that arrived before one
-	// that comes first; that neither arrived nor have a reason not to; whose status is not what it has to
-	// be; and everything else that must never be, such as two identifiers for one message.
+	// These have to be 0. Disordered: messages that arrived after one that comes behind them. Lost:
+	// messages that neither arrived nor have a reason not to. Forgotten: messages that the server does
+	// not know any more, whether they arrived or not. Unexplained: messages whose status is not what it
+	// has to be. Contradictions: everything else that must never be, such as two identifiers for one
+	// message, or a server that ends by itself.
 	Disordered     int `json:"order_violations"`
 	Lost           int `json:"lost"`
+	Forgotten      int `json:"forgotten"`
 	Unexplained    int `json:"unexplained"`
 	Contradictions int `json:"contradictions"`
-	// Notes describes what is wrong, up to a limit.
+	// Notes describes what is wrong, up to a limit of each kind.
 	Notes []string `json:"notes,omitempty"`
 
 	// AcceptStall and DeliveryStall are the longest times without a 202 and without a receipt while
@@ -65,15 +68,16 @@ type Report struct {
 
 // OK reports whether every promise was kept.
 func (r *Report) OK() bool {
-	return r.Lost == 0 && r.Disordered == 0 && r.Unexplained == 0 && r.Contradictions == 0
+	return r.Lost == 0 && r.Forgotten == 0 && r.Disordered == 0 && r.Unexplained == 0 && r.Contradictions == 0
 }
 
-// maxNotes bounds Report.Notes.
-const maxNotes = 40
+// maxNotes bounds how many of one kind of fault Report.Notes has.
+const maxNotes = 15
 
-func (r *Report) note(format string, args ...any) {
-	if len(r.Notes) < maxNotes {
-		r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+func (r *Report) note(what []string) {
+	r.Notes = append(r.Notes, what[:min(len(what), maxNotes)]...)
+	if more := len(what) - maxNotes; more > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("… and %d more like this", more))
 	}
 }
 
@@ -93,6 +97,7 @@ func (r *Report) String() string {
 	row("statuses", "%s", counts(r.Statuses))
 	row("order violations", "%d", r.Disordered)
 	row("lost", "%d", r.Lost)
+	row("forgotten", "%d", r.Forgotten)
 	row("unexplained", "%d", r.Unexplained)
 	row("contradictions", "%d", r.Contradictions)
 	row("longest stalls", "%.2f s without a 202 (until %.1f s), %.2f s without a receipt (until %.1f s)",

@@ -95,7 +95,7 @@ func (s *Server) start() (*server.Server, error) {
 		StoreDir:               s.opts.Dir,
 		JetStreamMaxStore:      s.opts.MaxStore,
 		JetStreamMaxMemory:     s.opts.MaxMemory,
-		SyncAlways:             true,
+		SyncAlways:             syncAlways,
 		MaxPayload:             MaxPayload,
 	})
 	if err != nil {

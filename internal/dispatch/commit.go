@@ -299,7 +299,7 @@ func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed 
 	}
 	for tier := range c.entries {
 		q := c.entries[tier]
-		for len(q) > 0 && q[0].open == 0 {
+		for len(q) > 0 && q[0].stored() {
 			c.asked[tier] = q[0].seq
 			freed += q[0].bytes
 			q[0] = nil

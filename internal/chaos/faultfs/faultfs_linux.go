@@ -22,8 +22,10 @@ type FS struct {
 	failSync atomic.Bool
 	delays   atomic.Pointer[Delays]
 
-	mu      sync.Mutex // guards what follows; before the lock of an inode
-	inodes  map[uint64]*inode
+	mu     sync.Mutex // taken before the lock of an inode
+	inodes map[uint64]*inode
+
+	room    sync.Mutex // taken after the lock of an inode
 	limited bool
 	free    int64 // bytes that files may still grow by, if limited
 }
@@ -93,15 +95,15 @@ func (f *FS) unmount() error {
 // Limit lets files grow by that many bytes more, together; then writes fail with ENOSPC, after as much
 // as still fits. Statfs tells of it.
 func (f *FS) Limit(free int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.room.Lock()
+	defer f.room.Unlock()
 	f.limited, f.free = true, free
 }
 
 // Unlimit ends Limit.
 func (f *FS) Unlimit() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.room.Lock()
+	defer f.room.Unlock()
 	f.limited = false
 }
 
@@ -154,8 +156,8 @@ func (f *FS) Close() error {
 
 // grow takes n bytes of the free space and returns how many there were, up to n.
 func (f *FS) grow(n int64) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.room.Lock()
+	defer f.room.Unlock()
 	if f.limited {
 		n = max(min(n, f.free), 0)
 		f.free -= n
@@ -165,15 +167,15 @@ func (f *FS) grow(n int64) int64 {
 
 // shrink gives n bytes back.
 func (f *FS) shrink(n int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.room.Lock()
+	defer f.room.Unlock()
 	f.free += n
 }
 
 // space returns the free space, if it is limited.
 func (f *FS) space() (free int64, limited bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.room.Lock()
+	defer f.room.Unlock()
 	return f.free, f.limited
 }
 

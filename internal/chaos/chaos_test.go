@@ -1,0 +1,158 @@
+//go:build unix
+
+package chaos_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/esh3artech/esh3ar/internal/chaos"
+)
+
+var seed = flag.Uint64("chaos-seed", 1, "first seed of TestPromises")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// program builds the program with these build tags.
+func program(t *testing.T, tags string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "esh3ar")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", path, "github.com/esh3artech/esh3ar/cmd/esh3ar").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return path
+}
+
+// run makes one run and fails the test if it cannot be made.
+func run(t *testing.T, o chaos.Options) *chaos.Report {
+	t.Helper()
+	var log strings.Builder
+	o.Log = &log
+	r, err := chaos.Run(t.Context(), o)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	return r
+}
+
+// TestPromises is the short set of runs for every change: a few seeds over each store.
+func TestPromises(t *testing.T) {
+	exe := program(t, "")
+	for n, postgres := range []bool{false, false, false, true} {
+		o := chaos.DefaultOptions()
+		o.Seed, o.Program, o.Postgres = *seed+uint64(n), exe, postgres
+		// Two processors and many timeouts: the runs mostly wait, so two at a time are no slower.
+		o.Duration, o.Rate = 22*time.Second, 100
+		t.Run(fmt.Sprintf("seed=%d,postgres=%v", o.Seed, postgres), func(t *testing.T) {
+			t.Parallel()
+			r := run(t, o)
+			t.Logf("\n%s", r)
+			if !r.OK() {
+				t.Error("a promise was broken")
+			}
+			if r.Accepted < 500 || r.Received < 300 || r.Accepted == r.Received || len(r.Faults) < 3 {
+				t.Error("too little happened to prove anything")
+			}
+		})
+	}
+}
+
+// TestBrokenProgramsAreCaught shows that the laboratory finds what it is there to find: programs that
+// are broken on purpose lose messages, and it says so.
+func TestBrokenProgramsAreCaught(t *testing.T) {
+	for _, test := range []struct {
+		tag    string
+		faults []string
+	}{
+		// Acknowledged before it is written: a killed process is enough.
+		{"mutation_ack_early", []string{"kill"}},
+		// Written before it is acknowledged, and not synced: only a disk that forgets shows it.
+		{"mutation_no_sync", []string{"power-cut"}},
+		// Read from the journal and not stored: whether a device has received it or not, the server knows
+		// nothing of it any more.
+		{"mutation_position_early", []string{"kill"}},
+	} {
+		t.Run(test.tag, func(t *testing.T) {
+			t.Parallel()
+			o := chaos.DefaultOptions()
+			o.Seed, o.Program, o.Faults = 1, program(t, test.tag), test.faults
+			o.Duration, o.Settle, o.Rate = 10*time.Second, 5*time.Second, 150
+			r := run(t, o)
+			t.Logf("accepted %d, lost %d, forgotten %d", r.Accepted, r.Lost, r.Forgotten)
+			for _, name := range test.faults {
+				if why := r.Unavailable[name]; why != "" {
+					t.Fatalf("%s: %s", name, why)
+				}
+			}
+			if r.OK() || r.Lost+r.Forgotten == 0 {
+				t.Errorf("the laboratory does not notice:\n%s", r)
+			}
+			if err := os.RemoveAll(r.Dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestPlan shows that a schedule depends on its arguments alone, fits, and never has two faults at a time
+// that work on the same thing.
+func TestPlan(t *testing.T) {
+	for seed := range uint64(200) {
+		length := time.Duration(5+seed) * time.Second
+		plan := chaos.Plan(seed, length, chaos.Faults())
+		if again := chaos.Plan(seed, length, chaos.Faults()); !slices.Equal(plan, again) {
+			t.Fatalf("seed %d: two schedules", seed)
+		}
+		busy := make(map[string]chaos.Step)
+		for i, s := range plan {
+			if i > 0 && s.At < plan[i-1].At || s.At < 0 || s.For <= 0 || s.At+s.For > length {
+				t.Fatalf("seed %d: step %d, %s, does not fit", seed, i, s)
+			}
+			for _, what := range works(s.Fault) {
+				if last, ok := busy[what]; ok && s.At < last.At+last.For {
+					t.Fatalf("seed %d: %s while %s", seed, s, last)
+				}
+				busy[what] = s
+			}
+		}
+		if length > 3*time.Minute {
+			for _, name := range chaos.Faults() {
+				if !slices.ContainsFunc(plan, func(s chaos.Step) bool { return s.Fault == name }) {
+					t.Errorf("seed %d: %s never comes", seed, name)
+				}
+			}
+		}
+	}
+}
+
+// works says what some of the faults work on.
+func works(fault string) []string {
+	switch fault {
+	case "kill", "pause", "terminate", "clock-jump":
+		return []string{"process"}
+	case "power-cut", "fsync-error":
+		return []string{"process", "disk"}
+	case "disk-full", "slow-disk":
+		return []string{"disk"}
+	case "store-down", "store-hang":
+		return []string{"store"}
+	case "store-set-back":
+		return []string{"store", "process", "disk"}
+	}
+	return nil
+}
