@@ -16,7 +16,7 @@ func (s *Store) PutClient(ctx context.Context, c esh3ar.Client) error {
 		ON CONFLICT (id) DO UPDATE SET name = excluded.name, tier = excluded.tier,
 		mint_tokens = excluded.mint_tokens, created_at = excluded.created_at`,
 		c.ID, c.Name, int16(c.Tier), c.MintTokens, c.CreatedAt.UnixMicro())
-	return classify(err)
+	return s.classify(err)
 }
 
 // Client implements store.Clients.
@@ -30,7 +30,7 @@ func (s *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
 		return c, store.ErrNotFound
 	}
 	c.Tier, c.CreatedAt = esh3ar.Tier(tier), fromMicros(created)
-	return c, classify(err)
+	return c, s.classify(err)
 }
 
 // PutKey implements store.Clients.
@@ -44,7 +44,7 @@ func (s *Store) PutKey(ctx context.Context, k esh3ar.APIKey) error {
 		ON CONFLICT (hash) DO UPDATE SET client = excluded.client, hint = excluded.hint,
 		created_at = excluded.created_at, revoked_at = excluded.revoked_at`,
 		k.Hash[:], k.Client, k.Hint, k.CreatedAt.UnixMicro(), revoked)
-	return classify(err)
+	return s.classify(err)
 }
 
 // ClientByKey implements store.Clients.
@@ -65,5 +65,5 @@ func (s *Store) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, 
 	if revoked != nil {
 		k.RevokedAt = fromMicros(*revoked)
 	}
-	return k, c, classify(err)
+	return k, c, s.classify(err)
 }

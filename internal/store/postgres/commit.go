@@ -25,7 +25,7 @@ func (s *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
 	for t := range p {
 		c.Positions[t] = uint64(p[t])
 	}
-	return c, classify(err)
+	return c, s.classify(err)
 }
 
 // Commit implements store.Shards.
@@ -38,23 +38,30 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return classify(err)
+		return s.classify(err)
 	}
 	// A connection that is not idle after an error is closed on release, which ends its transaction.
 	defer conn.Release()
 	w := works.Get().(*work)
-	defer works.Put(w)
 	w.reset(b)
+	defer func() {
+		w.reset(&store.Batch{}) // keeps the memory, not the batch
+		works.Put(w)
+	}()
 	pg := conn.Conn().PgConn()
-	if err := w.lookUp(ctx, pg); err != nil {
+	err = w.lookUp(ctx, pg)
+	if err == nil {
+		w.plan()
+		err = w.write(ctx, pg)
+	}
+	if err == store.ErrNotOwner {
 		return err
 	}
-	w.plan()
-	if err = w.write(ctx, pg); isNoPartition(err) {
+	if isNoPartition(err) {
 		// Another node has dropped it since. The caller tries again, and then it is made.
 		s.days.forget()
 	}
-	return err
+	return s.classify(err)
 }
 
 // ensureDays makes the partitions that the batch may need.
@@ -436,5 +443,5 @@ func (w *work) run(ctx context.Context, pg *pgconn.PgConn, batch *pgconn.Batch, 
 			do(i, rows.Values())
 		}
 	}
-	return classify(results.Close())
+	return results.Close()
 }

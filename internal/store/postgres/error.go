@@ -1,8 +1,12 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -11,14 +15,30 @@ import (
 
 // classify gives an error of the server its meaning in the store's contract: what it refuses because
 // of the data is permanent; all else, such as a lost connection, may pass.
-func classify(err error) error {
+func (s *Store) classify(err error) error {
 	if err == nil {
 		return nil
 	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && !isNoPartition(err) && permanent(e) {
 		return fmt.Errorf("%w: %w", store.ErrPermanent, err)
 	}
+	if disconnected(err) {
+		// What ended this connection has ended the idle ones too. They are not to fail one by one.
+		s.pool.Reset()
+	}
 	return fmt.Errorf("store: postgres: %w", err)
+}
+
+// disconnected reports whether the server went away, in its own words or without.
+func disconnected(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(e.Code, "57P") // admin shutdown, crash shutdown, cannot connect now
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	_, network := errors.AsType[*net.OpError](err)
+	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 // permanent goes by the class of the code: data exceptions, violated constraints, and limits of the

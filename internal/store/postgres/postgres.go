@@ -51,6 +51,10 @@ var (
 //go:embed migrations/*.sql
 var embedded embed.FS
 
+// connectTimeout bounds the making of a connection where the connection string does not. The pool makes
+// them for itself, so that no caller's context would.
+const connectTimeout = 5 * time.Second
+
 // settings of every connection, where the connection string does not say otherwise.
 //
 // All our queries find rows by an index, and few of them. The planner is told so, because statistics
@@ -116,6 +120,9 @@ func configure(url string, opts Options) (*pgxpool.Config, error) {
 	if opts.Dial != nil {
 		config.ConnConfig.DialFunc = opts.Dial
 	}
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	config.MaxConns = opts.Conns
 	config.AfterConnect = prepare
 	return config, nil
@@ -128,7 +135,7 @@ func (s *Store) Close() error {
 }
 
 // Ping implements store.Store.
-func (s *Store) Ping(ctx context.Context) error { return classify(s.pool.Ping(ctx)) }
+func (s *Store) Ping(ctx context.Context) error { return s.classify(s.pool.Ping(ctx)) }
 
 // Migrate brings the schema of a database up to date. Open does it by itself unless told not to.
 // Several nodes may do it at the same time: one does the work, the others wait.

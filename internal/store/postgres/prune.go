@@ -20,18 +20,18 @@ const pruneRows = 5000
 func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (p store.Pruned, err error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return p, classify(err)
+		return p, s.classify(err)
 	}
 	defer conn.Release()
 	var mine bool
 	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtext('esh3ar.prune'))`).Scan(&mine); err != nil || !mine {
-		return p, classify(err)
+		return p, s.classify(err)
 	}
 	defer func() {
 		// When ctx has ended the connection is closed, and the lock with it.
 		_, unlockErr := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtext('esh3ar.prune'))`)
 		if err == nil {
-			err = classify(unlockErr)
+			err = s.classify(unlockErr)
 		}
 	}()
 
@@ -57,7 +57,7 @@ func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (p store.Pruned,
 		}
 		tag, err := conn.Exec(ctx, t.query, t.before.UnixMicro(), pruneRows)
 		if err != nil {
-			return p, classify(err)
+			return p, s.classify(err)
 		}
 		*t.deleted = tag.RowsAffected()
 		p.More = p.More || *t.deleted == pruneRows
@@ -74,7 +74,7 @@ func (s *Store) pruneDay(ctx context.Context, conn *pgxpool.Conn, before time.Ti
 		AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'message'::regclass)
 		ORDER BY c.relname LIMIT 2`)
 	if err != nil {
-		return classify(err)
+		return s.classify(err)
 	}
 	type partition struct {
 		Table             string
@@ -83,7 +83,7 @@ func (s *Store) pruneDay(ctx context.Context, conn *pgxpool.Conn, before time.Ti
 	}
 	partitions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[partition])
 	if err != nil {
-		return classify(err)
+		return s.classify(err)
 	}
 	for i, part := range partitions {
 		d, err := parsePartition(part.Table)
@@ -104,12 +104,12 @@ func (s *Store) pruneDay(ctx context.Context, conn *pgxpool.Conn, before time.Ti
 				how = "FINALIZE"
 			}
 			if _, err := conn.Exec(ctx, fmt.Sprintf(`ALTER TABLE message DETACH PARTITION %s %s`, table, how)); err != nil {
-				return classify(err)
+				return s.classify(err)
 			}
 		}
 		s.days.forget()
 		if _, err := conn.Exec(ctx, `DROP TABLE `+table); err != nil {
-			return classify(err)
+			return s.classify(err)
 		}
 		p.Messages = max(part.Rows, 0) // -1 when nobody has counted yet
 	}

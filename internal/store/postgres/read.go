@@ -37,7 +37,7 @@ func notFinalBefore(id esh3ar.ID) int64 {
 
 // Message implements store.Reader.
 func (s *Store) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
-	rows, err := collect(s.pool.Query(ctx, `
+	rows, err := s.collect(s.pool.Query(ctx, `
 		SELECT `+queueRow+` WHERE id = $1 AND client = $2
 		UNION ALL
 		SELECT `+finalRow+` WHERE id = $1 AND client = $2 AND final_at >= $3`,
@@ -60,7 +60,7 @@ func (s *Store) Rows(ctx context.Context, shard uint16, ids []esh3ar.ID) ([]stor
 	for _, id := range ids {
 		since = min(since, notFinalBefore(id))
 	}
-	return collect(s.pool.Query(ctx, `
+	return s.collect(s.pool.Query(ctx, `
 		SELECT `+queueRow+` WHERE id = ANY ($1::uuid[]) AND shard = $2
 		UNION ALL
 		SELECT `+finalRow+` WHERE id = ANY ($1::uuid[]) AND shard = $2 AND final_at >= $3`,
@@ -73,7 +73,7 @@ func (s *Store) Waiting(ctx context.Context, q store.Waiting) ([]store.Row, erro
 	if before == 0 {
 		before = bound(^uint64(0))
 	}
-	return collect(s.pool.Query(ctx, `
+	return s.collect(s.pool.Query(ctx, `
 		SELECT `+queueRow+` WHERE shard = $1 AND recipient = $2 AND ord > $3 AND ord < $4 AND status <> 2
 		ORDER BY ord LIMIT $5`,
 		int32(q.Shard), []byte(q.Recipient), bound(q.After), before, q.Limit))
@@ -84,7 +84,7 @@ func bound(v uint64) int64 { return int64(min(v, 1<<63-1)) }
 
 // Due implements store.Shards.
 func (s *Store) Due(ctx context.Context, shard uint16, now time.Time, limit int) ([]store.Row, error) {
-	rows, err := collect(s.pool.Query(ctx, `
+	rows, err := s.collect(s.pool.Query(ctx, `
 		(SELECT `+queueRow+` WHERE shard = $1 AND not_before <= $2 AND status = 2 ORDER BY not_before LIMIT $3)
 		UNION ALL
 		(SELECT `+queueRow+` WHERE shard = $1 AND expires_at <= $2 ORDER BY expires_at LIMIT $3)`,
@@ -146,7 +146,7 @@ func (s *Store) Messages(ctx context.Context, q store.Query) (store.Page, error)
 	sub := func(from, more string) string {
 		return `(SELECT accepted_at, id, ` + from + ` WHERE true` + where.String() + more + tail + `)`
 	}
-	rows, err := collect(s.pool.Query(ctx, `SELECT payload, state, ord, final FROM (`+
+	rows, err := s.collect(s.pool.Query(ctx, `SELECT payload, state, ord, final FROM (`+
 		sub(strings.Replace(queueRow, "false", "false AS final", 1), "")+` UNION ALL `+
 		sub(strings.Replace(finalRow, "true", "true AS final", 1), since)+`) AS rows`+tail, args...))
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 	}
 	r = store.Remembered{ID: id, To: string(to), AcceptedAt: fromMicros(at)}
 	copy(r.Digest[:], digest)
-	return r, classify(err)
+	return r, s.classify(err)
 }
 
 // Events implements store.Reader.
@@ -179,7 +179,7 @@ func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 		rows, err := s.pool.Query(ctx, `SELECT number, block FROM event WHERE shard = $1 AND number > $2 ORDER BY number LIMIT $3`,
 			int32(shard), next, runs)
 		if err != nil {
-			return nil, after, classify(err)
+			return nil, after, s.classify(err)
 		}
 		var number int64
 		var block pgtype.DriverBytes
@@ -197,7 +197,7 @@ func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 			return nil
 		})
 		if err != nil {
-			return nil, after, classify(err)
+			return nil, after, s.classify(err)
 		}
 		if n < runs {
 			break
@@ -211,7 +211,7 @@ func (s *Store) Rejected(ctx context.Context, after int64, limit int) ([]store.R
 	rows, err := s.pool.Query(ctx, `SELECT seq, shard, tier, ord, at, reason, detail, record FROM reject
 		WHERE seq > $1 ORDER BY seq LIMIT $2`, after, limit)
 	if err != nil {
-		return nil, classify(err)
+		return nil, s.classify(err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (store.Rejected, error) {
 		var r store.Rejected
@@ -223,13 +223,13 @@ func (s *Store) Rejected(ctx context.Context, after int64, limit int) ([]store.R
 		r.Reason, r.Detail = esh3ar.Reason(reason), string(detail)
 		return r, err
 	})
-	return list, classify(err)
+	return list, s.classify(err)
 }
 
 // collect reads all rows of a query for queueRow or finalRow.
-func collect(rows pgx.Rows, err error) ([]store.Row, error) {
+func (s *Store) collect(rows pgx.Rows, err error) ([]store.Row, error) {
 	if err != nil {
-		return nil, classify(err)
+		return nil, s.classify(err)
 	}
 	var list []store.Row
 	var payload, state pgtype.DriverBytes // not copied: decoding does
@@ -250,7 +250,7 @@ func collect(rows pgx.Rows, err error) ([]store.Row, error) {
 		list = append(list, r)
 		return nil
 	}); err != nil {
-		return nil, classify(err)
+		return nil, s.classify(err)
 	}
 	return list, nil
 }
@@ -261,7 +261,7 @@ func fromMicros(v int64) time.Time { return time.UnixMicro(v).UTC() }
 func (s *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) {
 	rows, err := s.pool.Query(ctx, `SELECT shard, position_gold, position_silver, position_bronze FROM shard`)
 	if err != nil {
-		return nil, classify(err)
+		return nil, s.classify(err)
 	}
 	all := make(map[uint16][esh3ar.Tiers]uint64)
 	var shard int32
@@ -270,5 +270,5 @@ func (s *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64,
 		all[uint16(shard)] = [esh3ar.Tiers]uint64{uint64(p[0]), uint64(p[1]), uint64(p[2])}
 		return nil
 	})
-	return all, classify(err)
+	return all, s.classify(err)
 }

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
@@ -206,4 +207,19 @@ func TestTornLog(t *testing.T) {
 	if whole == 0 {
 		t.Error("the whole log shows nothing of the last commit")
 	}
+}
+
+func TestPoison(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := openFile(t, path, sqlite.Options{})
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`CREATE TRIGGER poison BEFORE INSERT ON message WHEN NEW.recipient = '` + storetest.Poison + `'
+		BEGIN SELECT RAISE (ABORT, 'refused'); END`); err != nil {
+		t.Fatal(err)
+	}
+	storetest.RunPoison(t, s)
 }
