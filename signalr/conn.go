@@ -209,13 +209,19 @@ func (c *Conn) encode(m *Message) ([]byte, error) {
 	if data := m.encoded(codec); data != nil {
 		return data, nil
 	}
-	c.mu.Unlock()
-	data, err := m.encode(codec)
-	c.mu.Lock()
+	data, err := c.encodeUnlocked(m, codec)
 	if err == nil && c.state != stateOpen {
 		err = ErrClosed
 	}
 	return data, err
+}
+
+// encodeUnlocked encodes m without Conn.mu, which is held before and after,
+// also when an argument of the application panics.
+func (c *Conn) encodeUnlocked(m *Message, codec protocol.Codec) ([]byte, error) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	return m.encode(codec)
 }
 
 // Close sends what is queued, then a close message, and closes the

@@ -442,3 +442,28 @@ func TestOptionsAreChecked(t *testing.T) {
 	}()
 	hub.Handle("TWICE", signalr.Action0(nil))
 }
+
+// explosive is an argument whose encoding panics.
+type explosive struct{}
+
+func (explosive) AppendJSON([]byte) []byte    { panic("on purpose") }
+func (explosive) AppendMsgpack([]byte) []byte { panic("on purpose") }
+
+func TestPanicWhileEncoding(t *testing.T) {
+	life := newLifeHub()
+	f := start(t, life.options(signalr.HubOptions{}), echoHub)
+	c := f.dial(t, client.Options{}, nil)
+	conn := receive(t, life.connected, "OnConnected")
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic did not reach the sender")
+			}
+		}()
+		_ = conn.Send(signalr.NewMessage("X", explosive{}))
+	}()
+	var s string
+	if err := c.Invoke(testContext(t), &s, "Echo", "alive"); err != nil || s != "alive" {
+		t.Errorf("%q, %v", s, err)
+	}
+}
