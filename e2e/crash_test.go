@@ -143,7 +143,7 @@ type crashRun struct {
 
 // boot launches the server. Attempts are plenty: devices that vanish must not use a message's up.
 func (r *crashRun) boot() *server {
-	return launch(r.t, r.dir, nil, "--ack-timeout", "2s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--log-level", "warn")
+	return launch(r.t, r.dir, "--ack-timeout", "2s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--log-level", "warn")
 }
 
 // serve tells senders and devices where the server is, nil that it is gone.

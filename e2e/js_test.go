@@ -71,7 +71,7 @@ func TestJavaScriptClient(t *testing.T) {
 					} else {
 						s.stop()
 					}
-					s = launch(t, dir, nil, append(options, "--listen", address)...)
+					s = launch(t, dir, append(options, "--listen", address)...)
 					wanted.done <- s.ready()
 				}
 			}

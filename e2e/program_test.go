@@ -114,7 +114,7 @@ func TestWrongConfigurationStartsNothing(t *testing.T) {
 func TestShardsAreFixed(t *testing.T) {
 	dir := t.TempDir()
 	start(t, dir).stop()
-	s := launch(t, dir, nil, "--shards", "3")
+	s := launch(t, dir, "--shards", "3")
 	<-s.gone
 	if s.err == nil || !strings.Contains(s.tail(4<<10), "shards") {
 		t.Errorf("%v\n%s", s.err, s.tail(4<<10))
@@ -126,7 +126,7 @@ func TestShardsAreFixed(t *testing.T) {
 func TestOneServerADirectory(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, dir)
-	second := launch(t, dir, nil)
+	second := launch(t, dir)
 	select {
 	case <-second.gone:
 	case <-time.After(bootLimit):

@@ -77,11 +77,10 @@ func (s *server) launch() {
 	})
 }
 
-// launch starts `esh3ar serve` over the data directory dir and returns at once. wrap, when there is
-// any, is a command line to run the program under.
-func launch(t testing.TB, dir string, wrap []string, args ...string) *server {
+// launch starts `esh3ar serve` over the data directory dir and returns at once.
+func launch(t testing.TB, dir string, args ...string) *server {
 	t.Helper()
-	line := append(slices.Clone(wrap), program, "serve", "--data", dir)
+	line := []string{program, "serve", "--data", dir}
 	if !slices.Contains(args, "--listen") {
 		line = append(line, "--listen", "127.0.0.1:0")
 	}
@@ -93,7 +92,7 @@ func launch(t testing.TB, dir string, wrap []string, args ...string) *server {
 // start launches a server and waits until it is ready.
 func start(t testing.TB, dir string, args ...string) *server {
 	t.Helper()
-	s := launch(t, dir, nil, args...)
+	s := launch(t, dir, args...)
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
 	}
