@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -14,7 +13,7 @@ const (
 	checkpointRows = 8192
 	// checkpointInterval is how long a few rows may lie in the log alone.
 	checkpointInterval = 5 * time.Second
-	// lastFrames is how much of the log may be left to the pass that commits have to wait for.
+	// lastFrames is how much of the log, in pages, is small enough for the pass that commits wait for.
 	lastFrames = 1024
 	// maxPasses bounds the passes of one checkpoint, for a disk that cannot keep up.
 	maxPasses = 4
@@ -77,14 +76,17 @@ func (k *checkpointer) loop(ctx context.Context) {
 }
 
 func (k *checkpointer) checkpoint(ctx context.Context) error {
-	for range maxPasses {
-		left, err := runCheckpoint(k.stmt)
-		if err != nil || left == 0 {
-			return err
-		}
-		if left <= lastFrames {
+	// A pass copies what is committed when it begins, and the next one what came meanwhile.
+	before, err := runCheckpoint(k.stmt)
+	for pass := 1; err == nil && pass < maxPasses; pass++ {
+		var after int64
+		if after, err = runCheckpoint(k.stmt); after-before <= lastFrames {
 			break
 		}
+		before = after
+	}
+	if err != nil {
+		return err
 	}
 	return k.w.between(ctx, func(w *writer) error {
 		_, err := runCheckpoint(w.stmts.checkpoint)
@@ -92,19 +94,11 @@ func (k *checkpointer) checkpoint(ctx context.Context) error {
 	})
 }
 
-// runCheckpoint makes one pass and returns how many frames of the log are left.
-func runCheckpoint(s *stmt) (left int64, err error) {
+// runCheckpoint makes one pass and returns up to which frame the log is copied.
+func runCheckpoint(s *stmt) (copied int64, err error) {
 	row, err := s.row()
 	if err != nil {
 		return 0, classify(err)
 	}
-	// busy, frames in the log, frames copied; -1 when there is no log.
-	if row[0].(int64) != 0 {
-		return 0, nil // somebody else makes a checkpoint, a backup tool for instance
-	}
-	left = row[1].(int64) - row[2].(int64)
-	if left < 0 {
-		return 0, fmt.Errorf("store: a checkpoint of %d frames copied %d", row[1], row[2])
-	}
-	return left, nil
+	return row[2].(int64), nil // of: busy, frames in the log, frames copied
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,4 +223,32 @@ func TestPoison(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.RunPoison(t, s)
+}
+
+// TestLogStaysShort writes without a pause: the log is copied and begun anew all the same.
+func TestLogStaysShort(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := openFile(t, path, sqlite.Options{})
+	claim, err := s.Claim(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &store.Batch{Shard: 1, Epoch: claim.Epoch}
+	for part := range slices.Chunk(storetest.Deliverable(1, 60_000, false), 500) {
+		b.Changes, b.At = part, time.Now()
+		if err := s.Commit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, err := os.Stat(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log.Size() > data.Size() {
+		t.Errorf("the log has %d bytes beside %d of data", log.Size(), data.Size())
+	}
 }

@@ -64,7 +64,8 @@ func newWriter(ctx context.Context, path string, opts Options) (*writer, error) 
 		"synchronous(FULL)",
 		fmt.Sprintf("busy_timeout(%d)", opts.BusyTimeout.Milliseconds()),
 		fmt.Sprintf("cache_size(%d)", -opts.CacheBytes>>10),
-		"wal_autocheckpoint(0)",
+		"wal_autocheckpoint(0)",        // see checkpointer
+		"journal_size_limit(67108864)", // a log grown longer is cut when it begins anew
 	)
 	if err != nil {
 		return nil, err
