@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/journal"
 )
 
 // memoryPlan divides the memory that the process may use. What is not bounded here is bounded by numbers:
@@ -27,7 +28,10 @@ type memoryPlan struct {
 const (
 	dispatchShare = 4
 	cacheShare    = 16
-	// cgroupShare is how much of the cgroup's memory is taken for the limit: the rest is for what the Go
+	// spareMemory is what the Go runtime does not get, but for a quarter of the limit at most: it
+	// may be above its limit for a moment, and the journal's blocks of 8 MiB make that a big one.
+	spareMemory = 32 << 20
+	// cgroupPercent is how much of the cgroup's memory is taken for the limit: the rest is for what the Go
 	// runtime does not count.
 	cgroupPercent = 90
 )
@@ -52,7 +56,7 @@ func planMemory(c *Config) memoryPlan {
 	p.cache = int(min(p.limit/cacheShare, most))
 	if ours {
 		// The writer's cache, and the readers' that have as much together.
-		p.runtime = p.limit - Bytes(2*p.cache)
+		p.runtime = p.limit - Bytes(2*p.cache) - min(spareMemory, p.limit/4)
 	}
 	return p
 }
@@ -81,9 +85,10 @@ type memoryWatch struct {
 const (
 	watchEvery = 50 * time.Millisecond
 	// Above tightPercent of the limit memory is tight, until less than relaxedPercent is used: so that
-	// it does not change its mind with every collection.
+	// it does not change its mind with every collection. From fullPercent on nothing is accepted.
 	tightPercent   = 75
 	relaxedPercent = 60
+	fullPercent    = 90
 	// staleAfter is how old the knowledge of what is alive may be while memory is tight. A process that
 	// has become idle would not collect by itself, and stay tight.
 	staleAfter = time.Second
@@ -113,6 +118,39 @@ func newMemoryWatch(log *slog.Logger) *memoryWatch {
 
 // tight reports whether the process is short of memory.
 func (w *memoryWatch) tight() bool { return w.tightNow.Load() }
+
+// full reports whether there is no memory left to accept anything with. The journal keeps what was
+// written in the last seconds in memory, so that accepting alone, faster than the disk is read, could
+// take all of it.
+func (w *memoryWatch) full() bool { return w.limit > 0 && w.used.Load()*100 >= w.limit*fullPercent }
+
+// bounded is the journal as ingest sees it: it takes nothing while memory is full. Its callers are told
+// that the system is overloaded, and come again.
+type bounded struct {
+	*journal.Appender
+	memory *memoryWatch
+}
+
+var errMemoryFull = fmt.Errorf("%w: no memory is left", journal.ErrOverloaded)
+
+// Append implements ingest.Journal.
+func (b bounded) Append(ctx context.Context, p journal.Partition, record []byte) error {
+	if b.memory.full() {
+		return errMemoryFull
+	}
+	return b.Appender.Append(ctx, p, record)
+}
+
+// AppendAll implements ingest.Journal.
+func (b bounded) AppendAll(ctx context.Context, items []journal.Item) {
+	if !b.memory.full() {
+		b.Appender.AppendAll(ctx, items)
+		return
+	}
+	for i := range items {
+		items[i].Err = errMemoryFull
+	}
+}
 
 // check is how readiness sees it: everything goes on, more slowly.
 func (w *memoryWatch) check(context.Context) error {

@@ -17,7 +17,7 @@ func TestMemoryPlan(t *testing.T) {
 	c := DefaultConfig()
 	c.MemoryLimit = 256 << 20
 	p := planMemory(&c)
-	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 224<<20 {
+	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 192<<20 {
 		t.Errorf("256 MiB are divided into %+v", p)
 	}
 	c.MemoryLimit = 8 << 30
@@ -58,6 +58,14 @@ func TestMemoryIsTight(t *testing.T) {
 	if !w.tight() || w.check(t.Context()) == nil || !strings.Contains(log.String(), "memory is tight") {
 		t.Fatalf("not tight with %d of %d: %s", w.used.Load(), w.limit, &log)
 	}
+	if w.full() {
+		t.Errorf("full with %d of %d", w.used.Load(), w.limit)
+	}
+	w.limit = w.limit * 8 / 9
+	if !w.full() {
+		t.Errorf("not full with %d of %d", w.used.Load(), w.limit)
+	}
+	w.limit = w.limit * 9 / 8
 	runtime.KeepAlive(ballast)
 	ballast = make([]byte, w.limit*68/100-base) // between the two marks: nothing changes
 	runtime.GC()

@@ -159,7 +159,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
-		Keys: n.guarded, Journal: n.appender, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Tokens: tokens,
+		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Tokens: tokens,
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {

@@ -107,3 +107,18 @@ func TestShardsCannotChange(t *testing.T) {
 		t.Fatal("another number of shards was taken")
 	}
 }
+
+// TestStoreThatDoesNotOpen shows that a server whose store cannot be opened says so and nothing else:
+// what is not there is not closed.
+func TestStoreThatDoesNotOpen(t *testing.T) {
+	for name, url := range map[string]node.StoreURL{
+		"sqlite":   node.StoreURL("sqlite:" + t.TempDir()),
+		"postgres": "postgres://nobody@127.0.0.1:1/nothing?connect_timeout=1",
+	} {
+		cfg := node.DefaultConfig()
+		cfg.Listen, cfg.Data, cfg.Store = "127.0.0.1:0", t.TempDir(), url
+		if n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err == nil {
+			t.Errorf("%s: the server opens: %v", name, n.Close())
+		}
+	}
+}

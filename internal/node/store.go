@@ -32,10 +32,19 @@ func (c *Config) sqlitePath() string {
 // openStore opens the configured store and brings its schema up to date. Cache bounds the page cache of the
 // embedded store, in bytes; 0 leaves it to the store.
 func openStore(ctx context.Context, c *Config, cache int) (store.Store, error) {
+	// A nil pointer must not become a store that is not nil.
 	if path := c.sqlitePath(); path != "" {
-		return sqlite.Open(ctx, path, sqlite.Options{CacheBytes: cache})
+		s, err := sqlite.Open(ctx, path, sqlite.Options{CacheBytes: cache})
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
 	}
-	return postgres.Open(ctx, string(c.Store), postgres.Options{})
+	s, err := postgres.Open(ctx, string(c.Store), postgres.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Migrate brings the schema of the configured store up to date, which a start does by itself.
