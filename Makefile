@@ -49,7 +49,7 @@ lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulner
 .PHONY: bench
 bench: build ## Measure the hot pieces, then durable accepts beside a bare HTTP handler (flags: ARGS="…")
 	@scripts/setup bench
-	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -v /e2e)
+	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -vE '/(e2e|internal/chaos)')
 	bin/esh3ar bench accept-ratio $(ARGS)
 
 .PHONY: fuzz

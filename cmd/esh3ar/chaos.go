@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/chaos"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
 // chaosCmd runs a server of its own under load and breaks it.
@@ -46,10 +47,14 @@ func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
 		c.Seed = rand.Uint64N(1 << 32)
 	}
 	if c.Plan {
-		for _, step := range c.options(0).Plan() {
+		o, end, err := c.options(0)
+		if err != nil {
+			return err
+		}
+		for _, step := range o.Plan() {
 			fmt.Fprintln(std.out, step)
 		}
-		return nil
+		return end()
 	}
 	if c.Dir != "" && (c.Runs != 1 || c.For != 0) {
 		return errors.New("--dir takes the files of one run")
@@ -64,10 +69,13 @@ func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
 	}
 	began := time.Now()
 	for n := 0; c.For > 0 && time.Since(began) < c.For || c.For == 0 && n < c.Runs; n++ {
-		o := c.options(n)
-		o.Program, o.Log = program, log
-		report, err := chaos.Run(ctx, *o)
+		o, end, err := c.options(n)
 		if err != nil {
+			return err
+		}
+		o.Program, o.Log = program, log
+		report, err := chaos.Run(ctx, o)
+		if err := errors.Join(err, end()); err != nil {
 			return fmt.Errorf("the run with seed %d: %w", o.Seed, err)
 		}
 		if c.JSON {
@@ -85,12 +93,18 @@ func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
 	return nil
 }
 
-// options are those of the run with that number.
-func (c *chaosCmd) options(n int) *chaos.Options {
-	o := chaos.DefaultOptions()
+// options are those of the run with that number. What it needs is there until end is called.
+func (c *chaosCmd) options(n int) (o chaos.Options, end func() error, err error) {
+	o, end = chaos.DefaultOptions(), func() error { return nil }
 	o.Seed, o.Dir, o.Faults = c.Seed+uint64(n), c.Dir, c.Faults
-	o.Postgres = c.Store == "postgres" || c.Store == "both" && n%2 == 1
 	o.Duration, o.Settle = c.Duration, c.Settle
 	o.Clients, o.Rate, o.Recipients = c.Clients, c.Rate, c.Recipients
-	return &o
+	if c.Store == "postgres" || c.Store == "both" && n%2 == 1 {
+		db, err := pgtest.Start("shared_buffers=64MB")
+		if err != nil {
+			return o, end, err
+		}
+		o.Database, end = db, db.Close
+	}
+	return o, end, nil
 }

@@ -34,7 +34,6 @@ import (
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
 	"github.com/esh3artech/esh3ar/internal/loadgen"
 	"github.com/esh3artech/esh3ar/internal/node"
-	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
 // Options says what Run does. DefaultOptions returns some that work.
@@ -43,8 +42,9 @@ type Options struct {
 	Seed uint64
 	// Program is the server's program, run as "Program serve …".
 	Program string
-	// Postgres has the server store in a throw-away PostgreSQL instead of SQLite.
-	Postgres bool
+	// Database is a PostgreSQL for the server to store in; nil means SQLite. Its database "postgres" has
+	// to be empty. Run breaks it and leaves it running.
+	Database Database
 	// Duration is how long load and faults go on, Settle how long what is left may take to arrive.
 	Duration, Settle time.Duration
 	// Faults are the names of those to inject; nil means all.
@@ -59,6 +59,18 @@ type Options struct {
 	Dir string
 	// Log is told what happens. nil means nobody.
 	Log io.Writer
+}
+
+// Database is a PostgreSQL server that can be broken.
+type Database interface {
+	// URL returns the connection string of one of its databases.
+	URL(database string) string
+	// Stop ends it at once, without a checkpoint, and Resume starts it again.
+	Stop() error
+	Resume() error
+	// Freeze lets it answer nothing and keep its connections, until Thaw.
+	Freeze() error
+	Thaw() error
 }
 
 // DefaultOptions returns options for a run of half a minute over SQLite.
@@ -103,11 +115,10 @@ type lab struct {
 	api    *api
 	tokens *devicetoken.HS256
 
-	fsys     *faultfs.FS // nil where it cannot be mounted
-	noDisk   error
-	postgres *pgtest.Server // nil with SQLite
-	group    *group         // nil where it cannot be made
-	noGroup  error
+	fsys    *faultfs.FS // nil where it cannot be mounted
+	noDisk  error
+	group   *group // nil where it cannot be made
+	noGroup error
 
 	clockFile string
 	silence   atomic.Bool // some devices do not acknowledge
@@ -171,7 +182,7 @@ func (l *lab) run() (report *Report, err error) {
 		return nil, err
 	}
 	report = &Report{Seed: l.opts.Seed, Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
-	if l.postgres != nil {
+	if l.opts.Database != nil {
 		report.Store = "postgres"
 	}
 	var names []string
@@ -260,11 +271,8 @@ func (l *lab) open() (err error) {
 		"--ack-timeout", "1s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", fmt.Sprint(maxAttempts),
 		"--breaker-pause", "300ms", "--journal-keep", "20s", "--disk-reserve", fmt.Sprintf("%dB", diskReserve),
 		"--publish-timeout", "2s", "--drain-timeout", drainTimeout.String(), "--idle-timeout", "1m"}
-	if l.opts.Postgres {
-		if l.postgres, err = pgtest.Start("shared_buffers=64MB"); err != nil {
-			return err
-		}
-		line = append(line, "--store", l.postgres.URL("postgres"))
+	if l.opts.Database != nil {
+		line = append(line, "--store", l.opts.Database.URL("postgres"))
 	}
 	l.server = &supervisor{
 		line: line, scratch: l.dir, ended: l.ended,
@@ -277,7 +285,7 @@ func (l *lab) open() (err error) {
 			return l.group.add(pid)
 		},
 	}
-	if l.proxy, err = newProxy(l.server.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
+	if l.proxy, err = newProxy(l.ctx, l.server.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
 		return err
 	}
 	if l.tokens, err = devicetoken.NewHS256([]byte(jwtSecret), nil); err != nil {
@@ -298,9 +306,6 @@ func (l *lab) close() error {
 	}
 	if l.proxy != nil {
 		l.proxy.close()
-	}
-	if l.postgres != nil {
-		errs = append(errs, l.postgres.Close())
 	}
 	if l.fsys != nil {
 		errs = append(errs, l.fsys.Close())

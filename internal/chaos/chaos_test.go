@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/esh3artech/esh3ar/internal/chaos"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
 var seed = flag.Uint64("chaos-seed", 1, "first seed of TestPromises")
@@ -55,11 +56,23 @@ func TestPromises(t *testing.T) {
 	exe := program(t, "")
 	for n, postgres := range []bool{false, false, false, true} {
 		o := chaos.DefaultOptions()
-		o.Seed, o.Program, o.Postgres = *seed+uint64(n), exe, postgres
+		o.Seed, o.Program = *seed+uint64(n), exe
 		// Two processors and many timeouts: the runs mostly wait, so two at a time are no slower.
 		o.Duration, o.Rate = 22*time.Second, 100
 		t.Run(fmt.Sprintf("seed=%d,postgres=%v", o.Seed, postgres), func(t *testing.T) {
 			t.Parallel()
+			if postgres {
+				db, err := pgtest.Start("shared_buffers=64MB")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					if err := db.Close(); err != nil {
+						t.Error(err)
+					}
+				}()
+				o.Database = db
+			}
 			r := run(t, o)
 			t.Logf("\n%s", r)
 			if !r.OK() {

@@ -212,9 +212,9 @@ type storeDown struct {
 
 func newStoreDown(l *lab, _ *rand.Rand) Fault { return storeDown{"store-down", l} }
 
-func (f storeDown) Inject(context.Context) error { return f.postgres.Stop() }
+func (f storeDown) Inject(context.Context) error { return f.opts.Database.Stop() }
 
-func (f storeDown) Heal(context.Context) error { return f.postgres.Resume() }
+func (f storeDown) Heal(context.Context) error { return f.opts.Database.Resume() }
 
 // storeHang freezes PostgreSQL's processes.
 type storeHang struct {
@@ -224,9 +224,9 @@ type storeHang struct {
 
 func newStoreHang(l *lab, _ *rand.Rand) Fault { return storeHang{"store-hang", l} }
 
-func (f storeHang) Inject(context.Context) error { return f.postgres.Freeze() }
+func (f storeHang) Inject(context.Context) error { return f.opts.Database.Freeze() }
 
-func (f storeHang) Heal(context.Context) error { return f.postgres.Thaw() }
+func (f storeHang) Heal(context.Context) error { return f.opts.Database.Thaw() }
 
 // storeSetBack copies the embedded store and, a while later, puts the copy back, as somebody does who
 // restores a backup.

@@ -143,7 +143,7 @@ func (o *Options) faults() []string {
 	var names []string
 	for _, name := range Faults() {
 		embedded, server := name == "store-set-back", name == "store-down" || name == "store-hang"
-		if (o.Faults == nil || slices.Contains(o.Faults, name)) && !(o.Postgres && embedded) && !(!o.Postgres && server) {
+		if (o.Faults == nil || slices.Contains(o.Faults, name)) && !(o.Database != nil && embedded) && !(o.Database == nil && server) {
 			names = append(names, name)
 		}
 	}

@@ -28,8 +28,8 @@ type proxy struct {
 }
 
 // newProxy returns a proxy that forwards until it is closed.
-func newProxy(server func(context.Context) (net.Conn, error), dice *rand.Rand) (*proxy, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+func newProxy(ctx context.Context, server func(context.Context) (net.Conn, error), dice *rand.Rand) (*proxy, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,8 @@ func (s *supervisor) launchLocked() error {
 	defer log.Close() // the process has it
 	fmt.Fprintf(log, "--- start %d\n", s.starts)
 	v := &life{addr: filepath.Join(s.scratch, fmt.Sprintf("addr-%d", s.starts)), gone: make(chan struct{})}
-	v.cmd = exec.Command(s.line[0], append(s.line[1:len(s.line):len(s.line)], "--addr-file", v.addr)...)
+	// Its life is the supervisor's to end, with the signal that a fault asks for.
+	v.cmd = exec.CommandContext(context.Background(), s.line[0], append(s.line[1:len(s.line):len(s.line)], "--addr-file", v.addr)...)
 	v.cmd.Dir, v.cmd.Env, v.cmd.Stderr = s.scratch, s.env, log
 	v.cmd.SysProcAttr = processAttributes()
 	if err := v.cmd.Start(); err != nil {

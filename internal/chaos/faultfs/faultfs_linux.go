@@ -49,17 +49,11 @@ func (f *FS) mount() error {
 	if err := syscall.Stat(f.backing, &st); err != nil {
 		return err
 	}
-	root := &fs.LoopbackRoot{
-		Path: f.backing,
-		Dev:  uint64(st.Dev),
-		NewNode: func(data *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-			return &node{LoopbackNode: fs.LoopbackNode{RootData: data}, fsys: f}
-		},
-	}
-	rootNode := root.NewNode(root, nil, "", &st)
-	root.RootNode = rootNode
+	data := &fs.LoopbackRoot{Path: f.backing, Dev: st.Dev}
+	root := &node{LoopbackNode: fs.LoopbackNode{RootData: data}, fsys: f}
+	data.RootNode = root
 	keep := time.Second
-	server, err := fs.Mount(f.mountpoint, rootNode, &fs.Options{
+	server, err := fs.Mount(f.mountpoint, root, &fs.Options{
 		AttrTimeout: &keep, EntryTimeout: &keep, NullPermissions: true,
 		MountOptions: fuse.MountOptions{FsName: "faultfs", Name: "faultfs", DirectMount: true, DisableXAttrs: true},
 	})

@@ -19,6 +19,7 @@ type node struct {
 }
 
 var (
+	_ fs.NodeWrapChilder     = (*node)(nil)
 	_ fs.NodeOpener          = (*node)(nil)
 	_ fs.NodeCreater         = (*node)(nil)
 	_ fs.NodeSetattrer       = (*node)(nil)
@@ -33,6 +34,11 @@ var (
 	_ fs.FilePassthroughFder = (*file)(nil)
 )
 
+// WrapChild makes the nodes below like this one.
+func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{LoopbackNode: fs.LoopbackNode{RootData: n.RootData}, fsys: n.fsys}
+}
+
 // path is where the node lies in the backing directory.
 func (n *node) path() string { return filepath.Join(n.fsys.backing, n.Path(n.Root())) }
 
@@ -46,7 +52,7 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 		if err != nil {
 			return nil, 0, errno(err)
 		}
-		return fs.NewLoopbackFileFromOS(f), 0, 0
+		return reader{fs.NewLoopbackFileFromOS(f)}, 0, 0
 	}
 	return n.open(path, flags)
 }
@@ -69,7 +75,7 @@ func (n *node) open(path string, flags uint32) (fs.FileHandle, uint32, syscall.E
 	h := &file{LoopbackFile: fs.NewLoopbackFileFromOS(f), fsys: n.fsys, ino: st.Ino, state: state, syncs: flags&syscall.O_DSYNC != 0}
 	if flags&syscall.O_TRUNC != 0 {
 		if err := state.truncate(n.fsys, 0); err != nil {
-			h.Release(context.Background())
+			_ = h.Release(context.Background()) // the first error tells more
 			return nil, 0, errno(err)
 		}
 	}
@@ -86,7 +92,9 @@ func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out 
 	if e != 0 {
 		return nil, nil, 0, e
 	}
-	h.(*fs.LoopbackFile).Release(ctx)
+	if e := h.(*fs.LoopbackFile).Release(ctx); e != 0 {
+		return nil, nil, 0, e
+	}
 	own, fuseFlags, e := n.open(path, flags)
 	if e != 0 {
 		return nil, nil, 0, e
@@ -113,7 +121,10 @@ func (n *node) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn,
 		}
 		in.Valid &^= fuse.FATTR_SIZE
 	}
-	if f, ok := h.(*file); ok {
+	switch f := h.(type) {
+	case *file:
+		h = f.LoopbackFile
+	case reader:
 		h = f.LoopbackFile
 	}
 	return n.LoopbackNode.Setattr(ctx, h, in, out)
@@ -170,6 +181,13 @@ func (n *node) CopyFileRange(context.Context, fs.FileHandle, uint64, *fs.Inode, 
 	return 0, syscall.ENOSYS
 }
 
+// reader is a descriptor that only reads.
+type reader struct{ *fs.LoopbackFile }
+
+// PassthroughFd keeps the kernel from going past us: once it does so for one descriptor of a file it does
+// for all, and writes would not be seen.
+func (reader) PassthroughFd() (int, bool) { return 0, false }
+
 // file is a descriptor that may write.
 type file struct {
 	*fs.LoopbackFile
@@ -203,7 +221,7 @@ func (h *file) Allocate(context.Context, uint64, uint64, uint32) syscall.Errno {
 }
 
 // PassthroughFd keeps the kernel from going past us.
-func (h *file) PassthroughFd() (int, bool) { return 0, false }
+func (*file) PassthroughFd() (int, bool) { return 0, false }
 
 // Release closes the descriptor.
 func (h *file) Release(ctx context.Context) syscall.Errno {
