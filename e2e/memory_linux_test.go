@@ -131,9 +131,9 @@ func (a *api) anyIn(t *testing.T, status string) bool {
 // disk, lives, and delivers everything when the devices begin to acknowledge.
 func TestMemoryTight(t *testing.T) {
 	const (
-		limit      = 224 << 20
+		limit      = 256 << 20
 		recipients = 150
-		each       = 200      // messages to each recipient
+		each       = 220      // messages to each recipient
 		size       = 32 << 10 // of a message
 		total      = recipients * each * size
 	)

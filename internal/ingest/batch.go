@@ -361,7 +361,7 @@ func (w *window) expect(c byte, what string) error {
 
 // openMessages reads up to the first element of the array of messages.
 func (w *window) openMessages() error {
-	c, err := w.peek()
+	_, err := w.peek()
 	switch {
 	case err != nil:
 		return err
@@ -371,7 +371,8 @@ func (w *window) openMessages() error {
 	if err := w.expect('{', "an object with the field messages is missing"); err != nil {
 		return err
 	}
-	if c, err = w.peek(); err != nil {
+	c, err := w.peek()
+	if err != nil {
 		return err
 	}
 	if c == '}' {

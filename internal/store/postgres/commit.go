@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"errors"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -54,7 +55,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 		w.plan()
 		err = w.write(ctx, pg)
 	}
-	if err == store.ErrNotOwner {
+	if errors.Is(err, store.ErrNotOwner) {
 		return err
 	}
 	if isNoPartition(err) {
