@@ -17,7 +17,7 @@ func TestJavaScriptClient(t *testing.T) {
 	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
 		t.Fatalf("the official client is not installed: run make setup (%v)", err)
 	}
-	for _, file := range []string{"device.test.mjs", "restart.test.mjs"} {
+	for _, file := range []string{"device.test.mjs", "transports.test.mjs", "restart.test.mjs"} {
 		t.Run(file, func(t *testing.T) {
 			dir := t.TempDir()
 			options := []string{"--ack-timeout", "1s", "--backoff-base", "50ms"}

@@ -75,20 +75,25 @@ export class Device {
   acknowledge = true;
   #waiting = [];
 
-  constructor(to, { token, options = {}, reconnect } = {}) {
+  // result, if set, is what the handler returns, for connections with ?ack=result.
+  result = undefined;
+
+  constructor(to, { token, options = {}, reconnect, protocol, query = "" } = {}) {
     const builder = new HubConnectionBuilder()
-      .withUrl(`${url}/hubs/mobile`, {
+      .withUrl(`${url}/hubs/mobile${query}`, {
         accessTokenFactory: () => token ?? mint(to),
         transport: HttpTransportType.WebSockets,
         ...options,
       })
       .configureLogging(LogLevel.None);
+    if (protocol) builder.withHubProtocol(protocol);
     if (reconnect) builder.withAutomaticReconnect(reconnect);
     this.connection = builder.build();
     this.connection.on("ReceiveMessage", (m) => {
       this.received.push(m);
       if (this.acknowledge) this.connection.send("AcknowledgeMessage", m.id).catch(() => {});
       this.#waiting = this.#waiting.filter((wake) => !wake());
+      return this.result?.();
     });
   }
 
