@@ -3,8 +3,8 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"errors"
 	"encoding/binary"
+	"errors"
 	"math"
 	"slices"
 	"sync"
