@@ -21,6 +21,8 @@ var (
 	// ErrPermanent wraps an error that the same data will always meet again, such as a value that
 	// the database refuses. Any other error is worth a retry.
 	ErrPermanent = errors.New("store: refused for good")
+	// ErrForgotten means that the events asked for are not kept any more.
+	ErrForgotten = errors.New("store: events are not kept any more")
 )
 
 // Shards is what a shard's owner needs. Every method may be called from several goroutines; Commit
@@ -64,11 +66,14 @@ type Reader interface {
 	// Errors: ErrNotFound, others transient.
 	Idempotent(ctx context.Context, client, key string) (Remembered, error)
 
-	// Events returns events of the shard that were stored under a number above after, in order, and the
-	// number to go on from: after itself when there are none. Several events share one number, those
-	// of one write, and a write is never divided: the result ends with the first write that brings it
-	// to limit events, and may exceed limit by less than MaxEventsPerWrite.
-	Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error)
+	// Events returns the writes of the shard's event sequence with a number above after, in order, none
+	// when there are none. The result ends with the first write that brings it to limit events, and may
+	// exceed limit by less than MaxEventsPerWrite.
+	// Errors: ErrForgotten when the write that follows after is not kept any more; others transient.
+	Events(ctx context.Context, shard uint16, after int64, limit int) ([]EventWrite, error)
+
+	// EventRanges returns what is kept of the event sequence of every shard that was ever claimed.
+	EventRanges(ctx context.Context) (map[uint16]EventRange, error)
 }
 
 // Clients keeps business clients and their keys. Every method is safe for concurrent use.
@@ -104,6 +109,22 @@ type Claim struct {
 
 // MaxEventsPerWrite bounds how many events share one number of the event sequence.
 const MaxEventsPerWrite = 1024
+
+// EventWrite is a run of status events that a shard's committer stored under one number.
+type EventWrite struct {
+	// Number is one more than that of the write before in the same shard; the first is 1.
+	Number int64
+	// Events are never empty and never change.
+	Events []esh3ar.Event
+}
+
+// EventRange says which part of a shard's event sequence is kept: the writes above Forgotten, up to Last.
+type EventRange struct {
+	// Forgotten is the number of the last write that is not kept any more, 0 while all are.
+	Forgotten int64
+	// Last is the number of the newest write, 0 before the first.
+	Last int64
+}
 
 // Batch is one transaction's work. Check says what makes one acceptable.
 type Batch struct {

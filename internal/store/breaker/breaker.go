@@ -98,7 +98,7 @@ func New(s store.Store, o Options) *Store {
 func healthy(err error) bool {
 	var e *esh3ar.Error
 	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrNotOwner) ||
-		errors.Is(err, store.ErrPermanent) || errors.As(err, &e)
+		errors.Is(err, store.ErrPermanent) || errors.Is(err, store.ErrForgotten) || errors.As(err, &e)
 }
 
 // call asks the store unless the breaker is open.
@@ -179,12 +179,15 @@ func (b *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 }
 
 // Events implements store.Reader.
-func (b *Store) Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error) {
-	err = do(ctx, b, b.read, func(ctx context.Context) error {
-		events, next, err = b.Store.Events(ctx, shard, after, limit)
-		return err
+func (b *Store) Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error) {
+	return call(ctx, b, b.read, func(ctx context.Context) ([]store.EventWrite, error) {
+		return b.Store.Events(ctx, shard, after, limit)
 	})
-	return events, next, err
+}
+
+// EventRanges implements store.Reader.
+func (b *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
+	return call(ctx, b, b.read, b.Store.EventRanges)
 }
 
 // PutClient implements store.Clients.

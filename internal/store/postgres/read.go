@@ -172,38 +172,63 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 }
 
 // Events implements store.Reader.
-func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error) {
+func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error) {
 	const runs = 16 // rows of one query; most callers need no second
-	next = after
-	for len(events) < limit {
+	var writes []store.EventWrite
+	n, gap := 0, false
+	for n < limit && !gap {
 		rows, err := s.pool.Query(ctx, `SELECT number, block FROM event WHERE shard = $1 AND number > $2 ORDER BY number LIMIT $3`,
-			int32(shard), next, runs)
+			int32(shard), after+int64(len(writes)), runs)
 		if err != nil {
-			return nil, after, s.classify(err)
+			return nil, s.classify(err)
 		}
 		var number int64
 		var block pgtype.DriverBytes
-		n := 0
+		found := 0
 		_, err = pgx.ForEachRow(rows, []any{&number, &block}, func() error {
-			n++
-			if len(events) >= limit {
+			found++
+			if n >= limit || gap {
 				return nil // read in vain
 			}
-			var err error
-			if events, err = record.AppendEvents(events, block); err != nil {
+			if gap = number != after+int64(len(writes))+1; gap {
+				return nil
+			}
+			events, err := record.AppendEvents(nil, block)
+			if err != nil {
 				return fmt.Errorf("store: events %d of shard %d: %w", number, shard, err)
 			}
-			next = number
+			n += len(events)
+			writes = append(writes, store.EventWrite{Number: number, Events: events})
 			return nil
 		})
 		if err != nil {
-			return nil, after, s.classify(err)
+			return nil, s.classify(err)
 		}
-		if n < runs {
+		if found < runs {
 			break
 		}
 	}
-	return events, next, nil
+	if gap && len(writes) == 0 {
+		return nil, store.ErrForgotten
+	}
+	return writes, nil
+}
+
+// EventRanges implements store.Reader.
+func (s *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
+	rows, err := s.pool.Query(ctx, `SELECT shard, event,
+		coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1 FROM shard s`)
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	all := make(map[uint16]store.EventRange)
+	var shard int32
+	var r store.EventRange
+	_, err = pgx.ForEachRow(rows, []any{&shard, &r.Last, &r.Forgotten}, func() error {
+		all[uint16(shard)] = r
+		return nil
+	})
+	return all, s.classify(err)
 }
 
 // Rejected implements store.RejectReader.

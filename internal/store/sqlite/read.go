@@ -21,8 +21,8 @@ const rowColumns = `payload, state, ord, final_at IS NOT NULL AS final`
 // readStatements are prepared on the reading connections. Those of listings are built for each
 // query, because their conditions vary.
 type readStatements struct {
-	message, waiting, due, key, events *sql.Stmt
-	client, apiKey, rejects            *sql.Stmt
+	message, waiting, due, key, events   *sql.Stmt
+	eventRanges, client, apiKey, rejects *sql.Stmt
 }
 
 func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
@@ -41,6 +41,8 @@ func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
 				WHERE shard = ? AND expires_at <= ? AND final_at IS NULL ORDER BY expires_at LIMIT ?)`},
 		{&r.key, `SELECT id, digest, recipient, accepted_at FROM idempotency WHERE client = ? AND key = ?`},
 		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
+		{&r.eventRanges, `SELECT shard, event, coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1
+			FROM shard s`},
 		{&r.client, `SELECT id, name, tier, mint_tokens, created_at FROM client WHERE id = ?`},
 		{&r.apiKey, `SELECT k.hint, k.created_at, k.revoked_at, c.id, c.name, c.tier, c.mint_tokens, c.created_at
 			FROM api_key k JOIN client c ON c.id = k.client WHERE k.hash = ?`},
@@ -199,28 +201,54 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 }
 
 // Events implements store.Reader.
-func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) (events []esh3ar.Event, next int64, err error) {
+func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error) {
 	rows, err := s.read.events.QueryContext(ctx, int64(shard), after)
 	if err != nil {
-		return nil, after, classify(err)
+		return nil, classify(err)
 	}
 	defer rows.Close()
-	next = after
-	for len(events) < limit && rows.Next() {
-		var number int64
+	var writes []store.EventWrite
+	for n := 0; n < limit && rows.Next(); {
+		var w store.EventWrite
 		var block sql.RawBytes
-		if err := rows.Scan(&number, &block); err != nil {
-			return nil, after, classify(err)
+		if err := rows.Scan(&w.Number, &block); err != nil {
+			return nil, classify(err)
 		}
-		if events, err = record.AppendEvents(events, block); err != nil {
-			return nil, after, fmt.Errorf("store: events %d of shard %d: %w", number, shard, err)
+		if w.Number != after+int64(len(writes))+1 {
+			if len(writes) == 0 {
+				return nil, store.ErrForgotten
+			}
+			break
 		}
-		next = number
+		if w.Events, err = record.AppendEvents(nil, block); err != nil {
+			return nil, fmt.Errorf("store: events %d of shard %d: %w", w.Number, shard, err)
+		}
+		n += len(w.Events)
+		writes = append(writes, w)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, after, classify(err)
+		return nil, classify(err)
 	}
-	return events, next, nil
+	return writes, nil
+}
+
+// EventRanges implements store.Reader.
+func (s *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
+	rows, err := s.read.eventRanges.QueryContext(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	all := make(map[uint16]store.EventRange)
+	for rows.Next() {
+		var shard uint16
+		var r store.EventRange
+		if err := rows.Scan(&shard, &r.Last, &r.Forgotten); err != nil {
+			return nil, classify(err)
+		}
+		all[shard] = r
+	}
+	return all, classify(rows.Err())
 }
 
 // Rejected implements store.RejectReader.

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -95,8 +96,7 @@ func testPrune(w *world) {
 	read.From, read.NewFrom, read.State = store.InHistory, 3, further(read.State, esh3ar.StatusRead)
 	w.commit(1, epoch, read)
 
-	_, last, err := w.s.Events(w.Context(), 1, 0, 1000)
-	w.is("events", err, nil)
+	_, last := w.eventsAfter(1, 0, 1000)
 
 	w.same("nothing", prune(store.Cutoffs{}), store.Pruned{})
 	w.same("before the beginning", prune(store.Cutoffs{Final: start, Events: start, Keys: start, Rejects: start}), store.Pruned{})
@@ -124,6 +124,14 @@ func testPrune(w *world) {
 			w.Errorf("key of day %d: error %v", i, err)
 		}
 	}
+	kept := w.eventRange(1)
+	if kept.Forgotten < 1 || kept.Last != last {
+		w.Errorf("kept of %d writes: %+v", last, kept)
+	}
+	for after := range kept.Forgotten {
+		_, err := w.s.Events(w.Context(), 1, after, 1000)
+		w.is(fmt.Sprintf("events after %d, of which some are forgotten", after), err, store.ErrForgotten)
+	}
 	events := w.events(1)
 	if first := events[0].At; first.Before(start.Add(5*day-day/2)) || first.After(start.Add(6*day+time.Minute)) {
 		w.Errorf("the first event left is of %v", first)
@@ -146,10 +154,11 @@ func testPrune(w *world) {
 	w.same("rows that wait", len(w.rows(1, append(all(waiting), replayed.Message.ID)...)), 11)
 	w.same("listed", len(w.list(store.Query{Client: "c", Limit: 100})), 11)
 	w.same("events", len(w.events(1)), 0)
+	last = w.eventRange(1).Last
+	w.same("what is kept", w.eventRange(1), store.EventRange{Forgotten: last, Last: last})
 	// The event sequence goes on where it was.
 	c := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
 	w.commit(1, epoch, c)
-	events, _, err = w.s.Events(w.Context(), 1, last, 10)
-	w.is("events", err, nil)
+	events, _ = w.eventsAfter(1, last, 10)
 	w.same("events", events, eventsFrom(&c))
 }

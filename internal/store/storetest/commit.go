@@ -334,8 +334,7 @@ func testLargeBatch(w *world) {
 	w.same("rows", len(w.rows(1, ids...)), len(ids))
 	w.same("events", w.events(1), want)
 
-	events, _, err := w.s.Events(w.Context(), 1, 0, 1)
-	w.is("events", err, nil)
+	events, _ := w.eventsAfter(1, 0, 1)
 	if len(events) < 1 || len(events) > store.MaxEventsPerWrite {
 		w.Fatalf("%d events came as one write", len(events))
 	}
@@ -465,8 +464,10 @@ func testCanceled(w *world) {
 	w.is("message", err, context.Canceled)
 	_, err = w.s.Messages(ctx, store.Query{Client: "c", Limit: 1})
 	w.is("messages", err, context.Canceled)
-	_, _, err = w.s.Events(ctx, 1, 0, 1)
+	_, err = w.s.Events(ctx, 1, 0, 1)
 	w.is("events", err, context.Canceled)
+	_, err = w.s.EventRanges(ctx)
+	w.is("event ranges", err, context.Canceled)
 	w.is("ping", w.s.Ping(ctx), context.Canceled)
 	w.same("rows", len(w.rows(1, c.Message.ID)), 0)
 	// The store is as good as before.

@@ -12,6 +12,9 @@ import (
 
 func testEvents(w *world) {
 	epochs := []int64{w.claim(0).Epoch, w.claim(1).Epoch}
+	for shard := range uint16(3) {
+		w.same("what is kept at the beginning", w.eventRange(shard), store.EventRange{})
+	}
 	want := make([][]esh3ar.Event, 2)
 	var changes []store.Change
 	for i := range 50 {
@@ -44,19 +47,16 @@ func testEvents(w *world) {
 		seen := 0
 		for seen < len(want[shard]) {
 			for limit := 1; limit < 10; limit++ {
-				events, next, err := w.s.Events(w.Context(), shard, after, limit)
-				w.is("events", err, nil)
+				events, next := w.eventsAfter(shard, after, limit)
 				w.same(fmt.Sprintf("events after %d", after), events, want[shard][seen:seen+len(events)])
 				if short := len(events) < limit && seen+len(events) < len(want[shard]); short || next <= after {
 					w.Fatalf("%d events after %d at a limit of %d, go on from %d", len(events), after, limit, next)
 				}
 			}
-			events, next, err := w.s.Events(w.Context(), shard, after, 1)
-			w.is("events", err, nil)
+			events, next := w.eventsAfter(shard, after, 1)
 			seen, after = seen+len(events), next
 		}
-		events, next, err := w.s.Events(w.Context(), shard, after, 10)
-		w.is("events after the last", err, nil)
+		events, next := w.eventsAfter(shard, after, 10)
 		w.same("events after the last", len(events), 0)
 		w.same("number after the last", next, after)
 	}
@@ -89,8 +89,7 @@ func testEventsWhileWritten(w *world) {
 	for shard := uint16(1); shard <= 2; shard++ {
 		var after int64
 		for seen := 0; seen < commits && !w.Failed(); {
-			events, next, err := w.s.Events(w.Context(), shard, after, 7)
-			w.is("events", err, nil)
+			events, next := w.eventsAfter(shard, after, 7)
 			for _, e := range events {
 				w.same("recipient of the event", e.To, fmt.Sprint(seen))
 				seen++

@@ -163,24 +163,54 @@ func (w *world) events(shard uint16) []esh3ar.Event {
 
 func eventsOf(t testing.TB, s store.Store, shard uint16) []esh3ar.Event {
 	t.Helper()
+	kept := rangeOf(t, s, shard)
 	var all []esh3ar.Event
-	var after int64
-	for {
-		events, next, err := s.Events(context.Background(), shard, after, 100)
+	for after := kept.Forgotten; ; {
+		writes, err := s.Events(context.Background(), shard, after, 100)
 		if err != nil {
 			t.Fatalf("events after %d: %v", after, err)
 		}
-		if len(events) == 0 {
-			if next != after {
-				t.Fatalf("events after %d: none, but go on from %d", after, next)
-			}
+		if len(writes) == 0 {
+			same(t, "number of the last write", after, kept.Last)
 			return all
 		}
-		if next <= after {
-			t.Fatalf("events after %d: go on from %d", after, next)
+		for _, w := range writes {
+			if w.Number != after+1 || len(w.Events) == 0 || len(w.Events) > store.MaxEventsPerWrite {
+				t.Fatalf("after %d comes write %d with %d events", after, w.Number, len(w.Events))
+			}
+			all, after = append(all, w.Events...), w.Number
 		}
-		all, after = append(all, events...), next
 	}
+}
+
+// eventRange returns what is kept of the shard's events.
+func (w *world) eventRange(shard uint16) store.EventRange {
+	w.Helper()
+	return rangeOf(w.T, w.s, shard)
+}
+
+func rangeOf(t testing.TB, s store.Store, shard uint16) store.EventRange {
+	t.Helper()
+	ranges, err := s.EventRanges(context.Background())
+	if err != nil {
+		t.Fatalf("event ranges: %v", err)
+	}
+	return ranges[shard]
+}
+
+// eventsAfter returns the events of one call and the number to go on from.
+func (w *world) eventsAfter(shard uint16, after int64, limit int) (events []esh3ar.Event, next int64) {
+	w.Helper()
+	writes, err := w.s.Events(w.Context(), shard, after, limit)
+	w.is(fmt.Sprintf("events after %d", after), err, nil)
+	next = after
+	for _, one := range writes {
+		if len(events) >= limit {
+			w.Fatalf("events after %d: %d before the last write, at a limit of %d", after, len(events), limit)
+		}
+		events, next = append(events, one.Events...), one.Number
+	}
+	return events, next
 }
 
 // eventsFrom returns the events that storing c with that NewFrom must have written.
