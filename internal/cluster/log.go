@@ -3,15 +3,26 @@ package cluster
 import (
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 )
 
 // natsLogger hands the NATS server's log lines to slog. Its notices are about
 // the life of the server alone and go to the debug level.
-type natsLogger struct{ *slog.Logger }
+type natsLogger struct {
+	*slog.Logger
+	// fatal is the last line after which the server expects the process to end.
+	// It is how a server says why it does not start.
+	fatal *atomic.Pointer[error]
+}
 
 func (l natsLogger) Noticef(format string, v ...any) { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Warnf(format string, v ...any)   { l.Warn("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Errorf(format string, v ...any)  { l.Error("nats: " + fmt.Sprintf(format, v...)) }
-func (l natsLogger) Fatalf(format string, v ...any)  { l.Error("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Debugf(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Tracef(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
+
+func (l natsLogger) Fatalf(format string, v ...any) {
+	err := fmt.Errorf(format, v...)
+	l.fatal.Store(&err)
+	l.Error("nats: " + err.Error())
+}

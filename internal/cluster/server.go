@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -101,8 +102,15 @@ func (s *Server) start() (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: NATS server: %w", err)
 	}
-	srv.SetLogger(natsLogger{s.opts.Logger}, false, false)
+	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error])}
+	srv.SetLogger(logger, false, false)
 	srv.Start()
+	// A server that failed to start is not waited for.
+	if fatal := logger.fatal.Load(); fatal != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, fmt.Errorf("cluster: NATS server with streams in %s: %w", s.opts.Dir, *fatal)
+	}
 	if !srv.ReadyForConnections(readyTimeout) || !srv.JetStreamEnabled() {
 		srv.Shutdown()
 		srv.WaitForShutdown()

@@ -3,6 +3,8 @@ package cluster_test
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +58,23 @@ func TestOptions(t *testing.T) {
 		if s, err := cluster.Start(o); err == nil {
 			t.Errorf("%s: started, and closed again: %v", name, s.Close())
 		}
+	}
+}
+
+// TestDirectoryThatCannotBeWritten shows that a server that cannot start says
+// why, and at once.
+func TestDirectoryThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "jetstream"), nil, 0o600); err != nil { // where a directory has to be
+		t.Fatal(err)
+	}
+	began := time.Now()
+	s, err := cluster.Start(options(dir))
+	if err == nil {
+		t.Fatalf("started, and closed again: %v", s.Close())
+	}
+	if took := time.Since(began); took > 5*time.Second || !strings.Contains(err.Error(), "JetStream") {
+		t.Errorf("after %s: %v", took, err)
 	}
 }
 
