@@ -207,3 +207,10 @@ func BenchmarkIDs(b *testing.B) {
 		}
 	})
 }
+
+func BenchmarkShardOf(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		ShardOf("+962791234567", 16)
+	}
+}
