@@ -97,6 +97,7 @@ type work struct {
 	queued, final column // ids to look for
 	found         map[esh3ar.ID]found
 	event         int64 // the last number of the shard's event sequence
+	eventAt       int64 // of the events to be written; never before that of the last one
 
 	// plan
 	latest  map[esh3ar.ID]int // the change that wins, by message
@@ -224,6 +225,7 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 		case 1:
 			owner = true
 			w.event = int64(binary.BigEndian.Uint64(row[0]))
+			w.eventAt = max(int64(binary.BigEndian.Uint64(row[1])), b.At.UnixMicro())
 		case 2:
 			w.find(row)
 		}
@@ -410,11 +412,11 @@ func (w *work) write(ctx context.Context, pg *pgconn.PgConn) error {
 		}
 	}
 	addColumns(&batch, stmtKeys, w.keys)
-	addColumns(&batch, stmtEvents, w.events, shard, at)
+	addColumns(&batch, stmtEvents, w.events, shard, int64Value(w.eventAt))
 	addColumns(&batch, stmtRejects, w.rejects, shard, at)
 	p := b.Positions
 	add(&batch, stmtPositions, shard, int64Value(b.Epoch), int64Value(int64(p[esh3ar.TierGold])),
-		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event))
+		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event), int64Value(w.eventAt))
 	add(&batch, stmtCommit)
 	return w.run(ctx, pg, &batch, func(int, [][]byte) {})
 }

@@ -46,7 +46,7 @@ func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (p store.Pruned,
 		deleted *int64
 	}{
 		{older.Events, `DELETE FROM event WHERE ctid = ANY (ARRAY(
-			SELECT ctid FROM event WHERE at < $1 ORDER BY at LIMIT $2))`, &p.Events},
+			SELECT ctid FROM event WHERE at < $1 ORDER BY at, number LIMIT $2))`, &p.Events},
 		{older.Keys, `DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
 			SELECT ctid FROM idempotency WHERE accepted_at < $1 ORDER BY accepted_at LIMIT $2))`, &p.Keys},
 		{older.Rejects, `DELETE FROM reject WHERE ctid = ANY (ARRAY(

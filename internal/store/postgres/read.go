@@ -171,6 +171,9 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 	return r, s.classify(err)
 }
 
+// forgotten is the number of the last write of a shard's events that is not kept any more.
+const forgotten = `coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1`
+
 // Events implements store.Reader.
 func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error) {
 	const runs = 16 // rows of one query; most callers need no second
@@ -211,13 +214,25 @@ func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 	if gap && len(writes) == 0 {
 		return nil, store.ErrForgotten
 	}
+	if len(writes) == 0 {
+		// Nothing yet, or nothing any more.
+		var last int64
+		err := s.pool.QueryRow(ctx, `SELECT `+forgotten+` FROM shard s WHERE shard = $1`, int32(shard)).Scan(&last)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil, nil // nobody has claimed the shard yet
+		case err != nil:
+			return nil, s.classify(err)
+		case last > after:
+			return nil, store.ErrForgotten
+		}
+	}
 	return writes, nil
 }
 
 // EventRanges implements store.Reader.
 func (s *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
-	rows, err := s.pool.Query(ctx, `SELECT shard, event,
-		coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1 FROM shard s`)
+	rows, err := s.pool.Query(ctx, `SELECT shard, event, `+forgotten+` FROM shard s`)
 	if err != nil {
 		return nil, s.classify(err)
 	}

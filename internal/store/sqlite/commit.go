@@ -89,7 +89,9 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 	if owner == nil || owner[0].(int64) != b.Epoch {
 		return store.ErrNotOwner
 	}
-	events := eventWriter{w: w, shard: b.Shard, number: owner[1].(int64), at: b.At.UnixMicro(), block: &e.events}
+	events := eventWriter{
+		w: w, shard: b.Shard, number: owner[1].(int64), at: max(owner[2].(int64), b.At.UnixMicro()), block: &e.events,
+	}
 	e.events.Reset()
 
 	if err := w.step(store.StepMessages); err != nil {
@@ -147,7 +149,7 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 		return err
 	}
 	n, err := w.stmts.positions.exec(int64(b.Positions[esh3ar.TierGold]), int64(b.Positions[esh3ar.TierSilver]),
-		int64(b.Positions[esh3ar.TierBronze]), events.number, int64(b.Shard), b.Epoch)
+		int64(b.Positions[esh3ar.TierBronze]), events.number, events.at, int64(b.Shard), b.Epoch)
 	if err != nil {
 		return classify(err)
 	}
@@ -208,7 +210,7 @@ type eventWriter struct {
 	w      *writer
 	shard  uint16
 	number int64 // the last one used
-	at     int64
+	at     int64 // never before that of the last one, also if the clock was set back
 	block  *record.EventBlock
 }
 

@@ -41,7 +41,8 @@ func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, e
 			if *t.deleted, err = t.stmt.exec(t.before.UnixMicro(), int64(pruneRows)); err != nil {
 				return classify(err)
 			}
-			p.More = p.More || *t.deleted == pruneRows
+			// A few young rows may lie among the oldest ones for long, so that not all can be old.
+			p.More = p.More || *t.deleted >= pruneRows/2
 		}
 		return nil
 	})

@@ -18,11 +18,14 @@ import (
 // rowColumns are what scanRow reads.
 const rowColumns = `payload, state, ord, final_at IS NOT NULL AS final`
 
+// forgotten is the number of the last write of a shard's events that is not kept any more.
+const forgotten = `coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1`
+
 // readStatements are prepared on the reading connections. Those of listings are built for each
 // query, because their conditions vary.
 type readStatements struct {
-	message, waiting, due, key, events   *sql.Stmt
-	eventRanges, client, apiKey, rejects *sql.Stmt
+	message, waiting, due, key, events              *sql.Stmt
+	eventRanges, forgotten, client, apiKey, rejects *sql.Stmt
 }
 
 func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
@@ -41,8 +44,8 @@ func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
 				WHERE shard = ? AND expires_at <= ? AND final_at IS NULL ORDER BY expires_at LIMIT ?)`},
 		{&r.key, `SELECT id, digest, recipient, accepted_at FROM idempotency WHERE client = ? AND key = ?`},
 		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
-		{&r.eventRanges, `SELECT shard, event, coalesce((SELECT min(number) FROM event e WHERE e.shard = s.shard), event + 1) - 1
-			FROM shard s`},
+		{&r.eventRanges, `SELECT shard, event, ` + forgotten + ` FROM shard s`},
+		{&r.forgotten, `SELECT ` + forgotten + ` FROM shard s WHERE shard = ?`},
 		{&r.client, `SELECT id, name, tier, mint_tokens, created_at FROM client WHERE id = ?`},
 		{&r.apiKey, `SELECT k.hint, k.created_at, k.revoked_at, c.id, c.name, c.tier, c.mint_tokens, c.created_at
 			FROM api_key k JOIN client c ON c.id = k.client WHERE k.hash = ?`},
@@ -228,6 +231,19 @@ func (s *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 	}
 	if err := rows.Err(); err != nil {
 		return nil, classify(err)
+	}
+	if len(writes) == 0 {
+		// Nothing yet, or nothing any more.
+		var forgotten int64
+		err := s.read.forgotten.QueryRowContext(ctx, int64(shard)).Scan(&forgotten)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil, nil // nobody has claimed the shard yet
+		case err != nil:
+			return nil, classify(err)
+		case forgotten > after:
+			return nil, store.ErrForgotten
+		}
 	}
 	return writes, nil
 }

@@ -4,7 +4,7 @@ import "strings"
 
 // statements are the writer's.
 type statements struct {
-	owner     *stmt // of a shard: epoch and event number
+	owner     *stmt // of a shard: epoch and the end of its events
 	positions *stmt
 	claim     *stmt
 
@@ -41,12 +41,12 @@ func (s *statements) prepare(c *conn) (err error) {
 		stmt  **stmt
 		query string
 	}{
-		{&s.owner, `SELECT epoch, event FROM shard WHERE shard = ?`},
+		{&s.owner, `SELECT epoch, event, event_at FROM shard WHERE shard = ?`},
 		{&s.positions, `UPDATE shard SET
 			position_gold = max(position_gold, ?),
 			position_silver = max(position_silver, ?),
 			position_bronze = max(position_bronze, ?),
-			event = ?
+			event = ?, event_at = ?
 			WHERE shard = ? AND epoch = ?`},
 		{&s.claim, `INSERT INTO shard (shard, epoch) VALUES (?, 1)
 			ON CONFLICT (shard) DO UPDATE SET epoch = epoch + 1

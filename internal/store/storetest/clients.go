@@ -156,9 +156,34 @@ func testPrune(w *world) {
 	w.same("events", len(w.events(1)), 0)
 	last = w.eventRange(1).Last
 	w.same("what is kept", w.eventRange(1), store.EventRange{Forgotten: last, Last: last})
+	for after := range last {
+		_, err := w.s.Events(w.Context(), 1, after, 10)
+		w.is(fmt.Sprintf("events after %d, all forgotten", after), err, store.ErrForgotten)
+	}
 	// The event sequence goes on where it was.
 	c := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
 	w.commit(1, epoch, c)
 	events, _ = w.eventsAfter(1, last, 10)
 	w.same("events", events, eventsFrom(&c))
+}
+
+// testPruneClock forgets events that an owner's clock has put into the future and then into the past:
+// what is left has no gap.
+func testPruneClock(w *world) {
+	epoch := w.claim(1).Epoch
+	for _, at := range []time.Duration{0, 1, 50, 2, 3, 4} {
+		w.now = start.Add(at * time.Hour)
+		w.commit(1, epoch, w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued)))
+	}
+	for _, cut := range []time.Duration{1, 5, 51} {
+		older := store.Cutoffs{Events: start.Add(cut * time.Hour)}
+		for more := true; more; {
+			p, err := w.s.(store.Pruner).Prune(w.Context(), older)
+			w.is("prune", err, nil)
+			more = p.More
+		}
+		kept := w.eventRange(1)
+		w.same("events", len(w.events(1)), 2*int(kept.Last-kept.Forgotten))
+	}
+	w.same("what is kept", w.eventRange(1), store.EventRange{Forgotten: 6, Last: 6})
 }

@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Rejects", testRejects},
 		{"Clients", testClients},
 		{"Prune", testPrune},
+		{"PruneAfterClockJumps", testPruneClock},
 		{"Model", testModel},
 	} {
 		t.Run(test.name, func(t *testing.T) {

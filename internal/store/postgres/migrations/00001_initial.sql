@@ -59,22 +59,23 @@ CREATE INDEX message_recipient ON message (recipient_key, accepted_at);
 -- Most rows end as delivered (5) and need no place here.
 CREATE INDEX message_status ON message (client_key, status, accepted_at) WHERE status <> 5;
 
--- One row for each shard: who owns it, the journal positions up to which all is stored, and the last
--- number of its event sequence.
+-- One row for each shard: who owns it, the journal positions up to which all is stored, and where its
+-- event sequence ends.
 CREATE TABLE shard (
     shard           integer PRIMARY KEY,
     epoch           bigint  NOT NULL,
     position_gold   bigint  NOT NULL DEFAULT 0,
     position_silver bigint  NOT NULL DEFAULT 0,
     position_bronze bigint  NOT NULL DEFAULT 0,
-    event           bigint  NOT NULL DEFAULT 0
+    event           bigint  NOT NULL DEFAULT 0,
+    event_at        bigint  NOT NULL DEFAULT 0 -- of that last event; never goes back
 ) WITH (fillfactor = 50); -- updated by every commit
 
 -- Status events: one row for a run of them that one transaction wrote.
 CREATE TABLE event (
     shard  integer NOT NULL,
     number bigint  NOT NULL,
-    at     bigint  NOT NULL,
+    at     bigint  NOT NULL, -- grows with number, so that what is forgotten is always the beginning
     block  bytea   NOT NULL, -- esh3ar.journal.v1.EventBlock
     PRIMARY KEY (shard, number)
 );

@@ -57,15 +57,16 @@ CREATE INDEX message_expiring ON message (shard, expires_at) WHERE final_at IS N
 -- Retention.
 CREATE INDEX message_final ON message (final_at) WHERE final_at IS NOT NULL;
 
--- One row for each shard: who owns it, the journal positions up to which all is stored, and the last
--- number of its event sequence.
+-- One row for each shard: who owns it, the journal positions up to which all is stored, and where its
+-- event sequence ends.
 CREATE TABLE shard (
     shard           INTEGER PRIMARY KEY,
     epoch           INTEGER NOT NULL,
     position_gold   INTEGER NOT NULL DEFAULT 0,
     position_silver INTEGER NOT NULL DEFAULT 0,
     position_bronze INTEGER NOT NULL DEFAULT 0,
-    event           INTEGER NOT NULL DEFAULT 0
+    event           INTEGER NOT NULL DEFAULT 0,
+    event_at        INTEGER NOT NULL DEFAULT 0 -- of that last event; never goes back
 ) STRICT;
 
 -- Status events: one row for a run of them that one transaction wrote.
@@ -73,7 +74,7 @@ CREATE TABLE event (
     seq    INTEGER PRIMARY KEY,
     shard  INTEGER NOT NULL,
     number INTEGER NOT NULL,
-    at     INTEGER NOT NULL,
+    at     INTEGER NOT NULL, -- grows with number, so that what is forgotten is always the beginning
     block  BLOB    NOT NULL, -- esh3ar.journal.v1.EventBlock
     UNIQUE (shard, number)
 ) STRICT;
