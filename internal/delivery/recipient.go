@@ -67,6 +67,7 @@ type Recipient struct {
 
 	breaker breaker
 	tight   bool // the process is short of memory
+	largest int  // size of the largest message of the last page, 0 before the first
 
 	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
 	flushAt time.Time
@@ -289,8 +290,10 @@ func (r *Recipient) Page(ticket uint64, items []*Item, now time.Time, out []Effe
 		r.tail = nil
 		return r.pump(now, out)
 	}
+	r.largest = 0
 	for _, it := range items {
 		r.cursor = max(r.cursor, it.Ord)
+		r.largest = max(r.largest, it.size())
 		if r.find(it.Message.ID) != nil {
 			continue
 		}
@@ -469,7 +472,7 @@ func (r *Recipient) pump(now time.Time, out []Effect) []Effect {
 		r.ticket++
 		r.reading = true
 		r.dirty = r.commits < r.lastPark
-		e := Effect{Action: Read, Ticket: r.ticket, After: r.cursor, Limit: window}
+		e := Effect{Action: Read, Ticket: r.ticket, After: r.cursor, Limit: r.page()}
 		if len(r.tail) > 0 {
 			e.Before = r.tail[0].Ord
 		}

@@ -34,9 +34,19 @@ func (r *Recipient) window() (messages, bytes int) {
 // hold is how many arrivals may be held in memory while earlier messages go first.
 func (r *Recipient) hold() int {
 	if r.tight {
-		return max(1, r.params.Hold/tightShare)
+		return 1
 	}
 	return r.params.Hold
+}
+
+// page is how many messages a read may bring: no more than the window would take of the size that was
+// seen last.
+func (r *Recipient) page() int {
+	messages, bytes := r.window()
+	if r.largest == 0 {
+		return messages
+	}
+	return min(messages, max(1, bytes/r.largest))
 }
 
 // shed parks what waits, except that a message in backoff stays: it is what its lane waits for. What is

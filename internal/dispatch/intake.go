@@ -130,7 +130,7 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int
 	if err := s.memory.Acquire(ctx, size); err != nil {
 		return 0, err
 	}
-	msgs, err := in.unknown(ctx, msgs, lookAll)
+	msgs, doubtful, err := in.unknown(ctx, msgs, lookAll)
 	if err != nil {
 		s.memory.Release(size)
 		return 0, err
@@ -143,10 +143,11 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int
 		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin}
 		items[i] = &block[i]
 	}
-	if len(items) > 0 {
+	n := len(items)
+	if items = s.deferred.admit(items, doubtful); len(items) > 0 {
 		s.arrive(items)
 	}
-	return len(items), nil
+	return n, nil
 }
 
 // decode returns the messages of an entry and what of it cannot be one.
@@ -183,42 +184,34 @@ func (in *intake) decode(je journal.Entry, now time.Time) ([]*esh3ar.Message, []
 }
 
 // unknown leaves out the messages that are known already: those that an earlier owner stored, and
-// repetitions under an idempotency key. It waits for the store where it must ask it.
-func (in *intake) unknown(ctx context.Context, msgs []*esh3ar.Message, lookAll bool) ([]*esh3ar.Message, error) {
+// repetitions under an idempotency key. Doubtful are those of the rest that the store would have to tell
+// about and did not.
+func (in *intake) unknown(ctx context.Context, msgs []*esh3ar.Message, lookAll bool) (fresh []*esh3ar.Message, doubtful map[esh3ar.ID]struct{}, err error) {
 	var ask []esh3ar.ID
-	fresh := msgs[:0]
+	fresh = msgs[:0]
 	for _, m := range msgs {
 		if m.Key != "" && !in.dedupe.add(m.ID) {
 			in.s.d.metrics.repeated.Inc()
 			continue
 		}
 		fresh = append(fresh, m)
-		if lookAll || m.Unchecked || m.Key != "" && !in.dedupe.covers(m.AcceptedAt) {
+		if lookAll || m.Unchecked && !in.firstUse(m) || m.Key != "" && !in.dedupe.covers(m.AcceptedAt) {
 			ask = append(ask, m.ID)
 		}
 	}
-	const page = 500
-	known := make(map[esh3ar.ID]struct{})
-	retry := newRetry()
-	for len(ask) > 0 {
-		n := min(page, len(ask))
-		rows, err := in.s.d.opts.Store.Rows(ctx, in.s.id, ask[:n])
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			if err := retry.wait(ctx); err != nil {
-				return nil, err
-			}
-			continue
+	known, err := in.lookUp(ctx, ask)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
 		}
-		for i := range rows {
-			known[rows[i].Message.ID] = struct{}{}
+		doubtful = make(map[esh3ar.ID]struct{}, len(ask))
+		for _, id := range ask {
+			doubtful[id] = struct{}{}
 		}
-		ask = ask[n:]
+		return fresh, doubtful, nil
 	}
 	if len(known) == 0 {
-		return fresh, nil
+		return fresh, nil, nil
 	}
 	all := fresh
 	fresh = fresh[:0]
@@ -227,7 +220,43 @@ func (in *intake) unknown(ctx context.Context, msgs []*esh3ar.Message, lookAll b
 			fresh = append(fresh, m)
 		}
 	}
-	return fresh, nil
+	return fresh, nil, nil
+}
+
+// firstUse reports whether a message whose key could not be looked up cannot be a repetition of one that
+// is stored. That is so when the key tells when it was made, and everything with a key that was accepted
+// since then is remembered here. A key of the future tells nothing.
+func (in *intake) firstUse(m *esh3ar.Message) bool {
+	made := m.ID.Time()
+	return !made.IsZero() && !made.After(m.AcceptedAt) && in.dedupe.covers(made)
+}
+
+// errDeferring is why the store is not asked: it did not answer for what is deferred.
+var errDeferring = errors.New("dispatch: earlier messages wait for the store")
+
+// lookUp returns which of the identifiers the store knows, or an error when it does not answer soon.
+func (in *intake) lookUp(ctx context.Context, ask []esh3ar.ID) (map[esh3ar.ID]struct{}, error) {
+	known := make(map[esh3ar.ID]struct{})
+	if len(ask) == 0 {
+		return known, nil
+	}
+	if !in.s.deferred.empty() {
+		return nil, errDeferring
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
+	defer cancel()
+	for len(ask) > 0 {
+		n := min(lookUpPage, len(ask))
+		rows, err := in.s.d.opts.Store.Rows(ctx, in.s.id, ask[:n])
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			known[rows[i].Message.ID] = struct{}{}
+		}
+		ask = ask[n:]
+	}
+	return known, nil
 }
 
 // dedupe remembers the identifiers of messages with an idempotency key for as long as a repetition may

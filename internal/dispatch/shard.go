@@ -22,6 +22,7 @@ type shard struct {
 	id        uint16
 	committer *committer
 	timers    *timers
+	deferred  *deferred
 	memory    *memory // of journal entries that are not stored yet
 	// looks keeps a scan for due rows and what people ask for apart: each looks at rows, brings them to
 	// recipients and waits for the commit, and must not bring a row that the other has just changed. A
@@ -40,6 +41,7 @@ func newShard(d *Dispatcher, id uint16) *shard {
 		looks: semaphore.NewWeighted(scanLooks)}
 	s.timers = newTimers(d.opts.Now)
 	s.committer = newCommitter(s)
+	s.deferred = newDeferred(s)
 	return s
 }
 
@@ -64,6 +66,7 @@ func (s *shard) run(ctx context.Context) error {
 		s.timers.run(ctx, s.tick)
 		return nil
 	})
+	g.Go(func() error { return s.deferred.run(ctx) })
 	g.Go(func() error { return s.scan(ctx) })
 	g.Go(func() error { return s.purge(ctx) })
 	return g.Wait()

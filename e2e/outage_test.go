@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
+)
+
+var outage = flag.Duration("outage", 10*time.Second, "how long the database is away in the tests of that")
+
+// database starts a PostgreSQL server that is the test's alone, for it is going to be ill-treated.
+func database(t *testing.T) (pg *pgtest.Server, url string) {
+	t.Helper()
+	pg, err := pgtest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// A frozen one would not hear that it is to end; one that runs takes no harm.
+		_ = pg.Thaw()
+		if err := pg.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return pg, pg.URL("postgres")
+}
+
+func TestDatabaseStops(t *testing.T) {
+	databaseAway(t, (*pgtest.Server).Stop, (*pgtest.Server).Resume)
+}
+
+func TestDatabaseHangs(t *testing.T) {
+	databaseAway(t, (*pgtest.Server).Freeze, (*pgtest.Server).Thaw)
+}
+
+// databaseAway takes the database away under load and gives it back. Meanwhile accepting goes on, and so
+// does delivery to whom is connected; what needs the database says 503 and starts by itself afterwards.
+// In the end everything is accounted for.
+func databaseAway(t *testing.T, leave, comeBack func(*pgtest.Server) error) {
+	pg, store := database(t)
+	r := &crashRun{t: t, dir: t.TempDir(), ledger: newLedger()}
+	s := start(t, r.dir, "--store", store, "--ack-timeout", "5s", "--backoff-base", "50ms", "--backoff-cap", "500ms",
+		"--max-attempts", "1000", "--breaker-strikes", "0")
+	r.serve(s)
+	a := s.api()
+
+	// The load: senders, with and without keys and in batches, and devices that come and go.
+	ctx, endLoad := context.WithCancel(t.Context())
+	defer endLoad()
+	deviceCtx, endDevices := context.WithCancel(t.Context())
+	defer endDevices()
+	var senders, devices sync.WaitGroup
+	for i := range 4 {
+		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(7, uint64(i)))) })
+	}
+	for i := range crashRecipients - crashAway {
+		devices.Go(func() { r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(8, uint64(i)))) })
+	}
+
+	live := newPhone(t, s, "live", false)
+	before := a.mustSend(t, outgoing{To: "live", Content: "before"})
+	s.awaitStatus(a, before.ID, "delivered")
+	waiting := a.mustSend(t, outgoing{To: "newcomer", Content: "waits"})
+	s.awaitStatus(a, waiting.ID, "queued")
+	<-live.got
+	accepted := func() int { return r.ledger.close(crashIsAway).accepted }
+
+	if err := leave(pg); err != nil {
+		t.Fatal(err)
+	}
+	gone, atFirst := time.Now(), accepted()
+	end := time.NewTimer(*outage)
+	defer end.Stop()
+	pace := time.NewTicker(200 * time.Millisecond)
+	defer pace.Stop()
+
+	// A device of the recipient who has a message waiting connects; it cannot be given it yet.
+	newcomer := newPhone(t, s, "newcomer", false)
+	patient := newPhone(t, s, "patient", false)
+	var during, keyed []string
+	var slowestAccept, slowestDelivery time.Duration
+	unavailable := 0
+	for away := true; away; {
+		select {
+		case <-end.C:
+			away = false
+			continue
+		case <-pace.C:
+		}
+		began := time.Now()
+		m := outgoing{To: "live", Content: fmt.Sprintf("during %d", len(during)), Key: uuid.Must(uuid.NewV7()).String()}
+		id := a.mustSend(t, m).ID
+		slowestAccept = max(slowestAccept, time.Since(began))
+		if again := a.mustSend(t, m).ID; again != id {
+			t.Errorf("a repetition during the outage is %s, not %s", again, id)
+		}
+		// A key that does not tell its age: its message waits for the database, and holds nobody else up.
+		old := outgoing{To: "patient", Content: m.Content, Key: fmt.Sprintf("key of %d", len(during))}
+		first := a.mustSend(t, old).ID
+		if again := a.mustSend(t, old).ID; again != first {
+			t.Errorf("a repetition during the outage is %s, not %s", again, first)
+		}
+		during = append(during, id)
+		keyed = append(keyed, first)
+		if time.Since(gone) < *outage/2 { // beyond, the memory of a minute's outage may be used up by the load
+			select {
+			case got := <-live.got:
+				if got.ID != id {
+					t.Errorf("delivered %s %q, want %s", got.ID, got.Content, id)
+				}
+				slowestDelivery = max(slowestDelivery, time.Since(began))
+			case <-time.After(5 * time.Second):
+				t.Fatalf("a message to a connected device is not delivered during the outage (%s after its begin)", time.Since(gone))
+			}
+		}
+		var d details
+		resp, err := a.call(t.Context(), http.MethodGet, "/v1/messages/"+before.ID, "", nil, &d)
+		if p, ok := errors.AsType[*problem](err); !ok || p.HTTP != http.StatusServiceUnavailable || p.Permanent || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("a status during the outage: %v, %+v, want 503 with Retry-After", err, d)
+		} else {
+			unavailable++
+		}
+	}
+	for _, path := range []string{"/v1/messages", "/v1/dead-letters"} {
+		resp, err := a.call(t.Context(), http.MethodGet, path, "", nil, &struct{}{})
+		if p, ok := errors.AsType[*problem](err); !ok || p.HTTP != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("GET %s during the outage: %v, want 503 with Retry-After", path, err)
+		}
+	}
+	if whole, part, _ := s.readiness("store"); whole != "degraded" || part != "degraded" {
+		t.Errorf("readiness during the outage: %s, the store %s; want degraded", whole, part)
+	}
+	stranger := *a
+	stranger.key = "esh_a-key-that-nobody-has-used-so-far"
+	_, err := stranger.send(t.Context(), outgoing{To: "live", Content: "who am I?"})
+	refused(t, "a new key during the outage", err, http.StatusServiceUnavailable, "api_key_not_checked")
+	if n := accepted() - atFirst; n < 20 {
+		t.Errorf("only %d messages of the load were accepted during the outage", n)
+	}
+	select {
+	case m := <-newcomer.got:
+		t.Errorf("%q was delivered without the database", m.Content)
+	default:
+	}
+
+	if err := comeBack(pg); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	select {
+	case m := <-newcomer.got:
+		if m.ID != waiting.ID {
+			t.Errorf("the newcomer got %q", m.Content)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the newcomer's waiting message does not come by itself")
+	}
+	caughtUp := time.Since(back)
+	for _, id := range append(during, keyed...) {
+		s.awaitStatus(a, id, "delivered")
+	}
+	committed := time.Since(back)
+	_, err = stranger.send(t.Context(), outgoing{To: "live", Content: "who am I?"})
+	refused(t, "an unknown key afterwards", err, http.StatusUnauthorized, "api_key_unknown")
+
+	r.settling.Store(true)
+	endLoad()
+	senders.Wait()
+	if err := s.poll(60*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
+		t.Error(err)
+	}
+	// The messages of this test are not in the ledger; the others' statuses have to be right.
+	r.checkStatuses(s)
+	endDevices()
+	devices.Wait()
+	account := r.ledger.close(crashIsAway)
+	for i, fault := range account.faults {
+		if i < 20 {
+			t.Error(fault)
+		}
+	}
+	// One delivery for each key, although every message was sent twice.
+	for n := 0; len(patient.got) > 0; n++ {
+		if m := <-patient.got; n >= len(keyed) || m.ID != keyed[n] {
+			t.Fatalf("of the messages that were sent twice under one key, delivery %d is %q; want each once, in order", n, m.Content)
+		}
+	}
+	seen := make(map[string]bool)
+	for len(live.got) > 0 {
+		if m := <-live.got; seen[m.ID] || slices.Index(during, m.ID) < 0 {
+			t.Errorf("%q was delivered twice", m.Content)
+		} else {
+			seen[m.ID] = true
+		}
+	}
+	t.Logf("away for %s: %s; slowest accept %s, slowest delivery %s, %d statuses refused; back: catch-up after %s, backlog committed after %s",
+		back.Sub(gone).Round(time.Second), account, slowestAccept.Round(time.Millisecond), slowestDelivery.Round(time.Millisecond), unavailable,
+		caughtUp.Round(time.Millisecond), committed.Round(time.Millisecond))
+	s.stop()
+}
+
+// TestStartWithoutDatabase shows that a start says what is missing and ends, whether the database refuses
+// connections, hangs or does not exist.
+func TestStartWithoutDatabase(t *testing.T) {
+	pg, store := database(t)
+	fails := func(what, store string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, program, "serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data"), "--store", store).CombinedOutput()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		u, perr := url.Parse(store)
+		if perr != nil {
+			t.Fatal(perr)
+		}
+		if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "store") || !strings.Contains(string(out), u.Port()) || strings.Contains(string(out), "goroutine ") {
+			t.Errorf("%s: %v\n%s", what, err, out)
+		} else {
+			t.Logf("%s: %s", what, out)
+		}
+	}
+	missing := strings.Replace(store, "/postgres?", "/missing?", 1)
+	fails("no such database", missing)
+	if err := pg.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	fails("a database that hangs", store)
+	if err := errors.Join(pg.Thaw(), pg.Stop()); err != nil {
+		t.Fatal(err)
+	}
+	fails("no server", store)
+}
