@@ -85,10 +85,11 @@ type memoryWatch struct {
 const (
 	watchEvery = 50 * time.Millisecond
 	// Above tightPercent of the limit memory is tight, until less than relaxedPercent is used: so that
-	// it does not change its mind with every collection. From fullPercent on nothing is accepted.
-	tightPercent   = 75
-	relaxedPercent = 60
-	fullPercent    = 90
+	// it does not change its mind with every collection. From fullPercent on nothing is accepted. The rest is
+	// the collector's: where it has too little to work in, it gives up on the limit rather than on the program.
+	tightPercent   = 60
+	relaxedPercent = 50
+	fullPercent    = 75
 	// staleAfter is how old the knowledge of what is alive may be while memory is tight. A process that
 	// has become idle would not collect by itself, and stay tight.
 	staleAfter = time.Second

@@ -48,11 +48,11 @@ func TestMemoryIsTight(t *testing.T) {
 		t.Fatal("tight without a limit")
 	}
 	base := w.used.Load()
-	w.limit = 2*base + 64<<20 // about half used
+	w.limit = 3*base + 64<<20 // less than half used
 	if w.sample(now); w.tight() {
 		t.Fatalf("tight with %d of %d", w.used.Load(), w.limit)
 	}
-	ballast := make([]byte, w.limit*8/10-base)
+	ballast := make([]byte, w.limit*70/100-base)
 	runtime.GC()
 	w.sample(now)
 	if !w.tight() || w.check(t.Context()) == nil || !strings.Contains(log.String(), "memory is tight") {
@@ -61,13 +61,13 @@ func TestMemoryIsTight(t *testing.T) {
 	if w.full() {
 		t.Errorf("full with %d of %d", w.used.Load(), w.limit)
 	}
-	w.limit = w.limit * 8 / 9
+	w.limit = w.limit * 9 / 10
 	if !w.full() {
 		t.Errorf("not full with %d of %d", w.used.Load(), w.limit)
 	}
-	w.limit = w.limit * 9 / 8
+	w.limit = w.limit * 10 / 9
 	runtime.KeepAlive(ballast)
-	ballast = make([]byte, w.limit*68/100-base) // between the two marks: nothing changes
+	ballast = make([]byte, w.limit*55/100-base) // between the two marks: nothing changes
 	runtime.GC()
 	if w.sample(now); !w.tight() {
 		t.Errorf("relaxed with %d of %d", w.used.Load(), w.limit)

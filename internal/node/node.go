@@ -22,6 +22,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/ingest"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
+	"github.com/esh3artech/esh3ar/internal/notify"
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/breaker"
 	"github.com/esh3artech/esh3ar/signalr"
@@ -45,7 +46,7 @@ const settle = 200 * time.Millisecond
 //	   │  └──────► dispatch.Dispatcher ───────┐
 //	   │ append     │ read       │ commit     │ status of a message
 //	   ▼            ▼            ▼            ▼
-//	journal.Appender ► jetstream.Log   sqlite.Store
+//	journal.Appender ► jetstream.Log   sqlite.Store ──► notify.Service ──► /v1/events (through ingest.API)
 //	                     │
 //	                cluster.Server (embedded NATS)
 type Node struct {
@@ -59,6 +60,7 @@ type Node struct {
 	journal  *jetstream.Log
 	appender *journal.Appender
 	dispatch *dispatch.Dispatcher
+	notify   *notify.Service
 	signalr  *signalr.Server
 	hub      *hub.Hub
 	health   *health.Health
@@ -127,6 +129,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	n.health = health.New(log)
 	registry := n.health.Registry()
 	n.guarded = breaker.New(n.store, breaker.Options{Logger: log, Metrics: registry})
+	if n.notify, err = notify.New(notify.Options{
+		Store: n.guarded, Shards: cfg.Shards, Problem: ingest.Problem,
+		Now: n.clock.Now, Logger: log, Metrics: registry,
+	}); err != nil {
+		return n, err
+	}
 	if n.dispatch, err = dispatch.New(dispatch.Options{
 		Log: n.journal, Store: n.guarded, Shards: cfg.Shards,
 		Params: delivery.Params{
@@ -140,6 +148,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		AppendTimeout: 2 * cfg.PublishTimeout,
 		JournalKeep:   cfg.JournalKeep,
 		Busy:          n.accepting.busy,
+		Committed:     n.notify.Committed,
 		Now:           n.clock.Now,
 		Logger:        log, Metrics: registry,
 	}); err != nil {
@@ -160,6 +169,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	api, err := ingest.New(ingest.Options{
 		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Tokens: tokens,
+		Routes: []ingest.Route{{Path: "/v1/events", Methods: []string{http.MethodGet, http.MethodHead}, Serve: n.events}},
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
@@ -261,6 +271,11 @@ type messages struct {
 
 func (m messages) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
 	return m.dispatch.Message(ctx, client, id)
+}
+
+// events serves the events of the caller's messages.
+func (n *Node) events(w http.ResponseWriter, r *http.Request, who ingest.Caller) error {
+	return n.notify.ServeEvents(w, r, who.Client.ID, who.Check)
 }
 
 // refusal tells a device why its token is refused, in the API's way.
