@@ -24,11 +24,12 @@ const (
 	KindUnavailable                     // surely not done; wait RetryAfter
 	KindOutcomeUnknown                  // may have been done; repeat with the same idempotency key
 	KindInsufficientStorage             // surely not done: the disk reserve is reached
+	KindGone                            // was there and is not any more
 )
 
 var kindNames = [...]string{
 	"internal", "invalid", "unauthorized", "forbidden", "not_found", "conflict", "mismatch",
-	"too_large", "rate_limited", "unavailable", "outcome_unknown", "insufficient_storage",
+	"too_large", "rate_limited", "unavailable", "outcome_unknown", "insufficient_storage", "gone",
 }
 
 // String returns the kind's name.

@@ -386,6 +386,9 @@ func (c *committer) stored(b *store.Batch, parts []pending) {
 	}
 	c.reports = c.reports[n:]
 	c.mu.Unlock()
+	if c.s.d.opts.Committed != nil {
+		c.s.d.opts.Committed(c.s.id)
+	}
 	for i := range parts {
 		c.s.d.metrics.count(&parts[i].change)
 	}

@@ -93,6 +93,9 @@ type Options struct {
 	// YieldLag is how old what is read may become before dispatch takes its full share all the same.
 	// Default 15 s.
 	YieldLag time.Duration
+	// Committed, if set, is told of each transaction of a shard that is stored, so that whoever follows its
+	// events can read them. It must not block.
+	Committed func(shard uint16)
 	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
 	Workers int
 

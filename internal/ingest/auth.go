@@ -76,6 +76,38 @@ func (k *keyring) caller(r *http.Request) (*esh3ar.Client, error) {
 	return k.client(r.Context(), hash)
 }
 
+// Caller is who sent a request: the holder of an API key.
+type Caller struct {
+	Client *esh3ar.Client
+	keys   *keyring
+	hash   [sha256.Size]byte
+}
+
+// Check reports whether the API key still works, for what goes on for long. Its errors are those of a
+// request with that key; only KindUnauthorized says that it does not.
+func (c Caller) Check(ctx context.Context) error {
+	_, err := c.keys.client(ctx, c.hash)
+	return err
+}
+
+// Caller finds the holder of an API key, for what is not a request of the API. Its errors are of
+// KindUnauthorized, or of KindUnavailable when a new key cannot be looked up.
+func (a *API) Caller(ctx context.Context, key string) (Caller, error) {
+	switch {
+	case key == "":
+		return Caller{}, esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_missing", "give the API key as the access token")
+	case len(key) > maxSecretLength:
+		return Caller{}, unknownKey()
+	}
+	return a.keys.holder(ctx, esh3ar.HashKey(key))
+}
+
+// holder returns the holder of the key with that hash.
+func (k *keyring) holder(ctx context.Context, hash [sha256.Size]byte) (Caller, error) {
+	client, err := k.client(ctx, hash)
+	return Caller{Client: client, keys: k, hash: hash}, err
+}
+
 // apiKeyHash returns the hash of the API key that a request's header gives.
 func apiKeyHash(h http.Header) (hash [sha256.Size]byte, err error) {
 	const scheme = "Bearer "

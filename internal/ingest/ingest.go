@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,6 +76,8 @@ type Options struct {
 	Operator Operator
 	// Tokens is nil where device tokens are minted elsewhere.
 	Tokens Tokens
+	// Routes are served beside the API's own.
+	Routes []Route
 
 	// Shards is the deployment's number of shards.
 	Shards int
@@ -98,6 +101,16 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// Route is a resource below /v1/ that is served elsewhere, with the API's authentication and its problems.
+type Route struct {
+	// Path is the whole path.
+	Path string
+	// Methods are those that the route takes, as the Allow header lists them.
+	Methods []string
+	// Serve answers a request, or returns how it is refused, in which case it has written nothing.
+	Serve func(w http.ResponseWriter, r *http.Request, who Caller) error
+}
+
 // API serves the routes below /v1/ that belong to business clients. It has no goroutines of its own
 // and needs no closing.
 type API struct {
@@ -106,6 +119,7 @@ type API struct {
 	messages Messages
 	operator Operator
 	tokens   Tokens
+	routes   []Route
 
 	shards      int
 	window      time.Duration
@@ -167,6 +181,7 @@ func New(o Options) (*API, error) {
 		messages:    o.Messages,
 		operator:    o.Operator,
 		tokens:      o.Tokens,
+		routes:      o.Routes,
 		shards:      o.Shards,
 		window:      o.IdempotencyWindow,
 		now:         o.Now,
@@ -237,7 +252,27 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if rest, ok := strings.CutPrefix(path, "/v1/dead-letters"); ok && (rest == "" || rest[0] == '/') {
 		return a.deadLetters(w, r, rest)
 	}
+	for i := range a.routes {
+		if a.routes[i].Path == path {
+			return a.serveRoute(w, r, &a.routes[i])
+		}
+	}
 	return noRoute()
+}
+
+func (a *API) serveRoute(w http.ResponseWriter, r *http.Request, route *Route) error {
+	if !slices.Contains(route.Methods, r.Method) {
+		return notAllowed(strings.Join(route.Methods, ", "))
+	}
+	hash, err := apiKeyHash(r.Header)
+	if err != nil {
+		return err
+	}
+	who, err := a.keys.holder(r.Context(), hash)
+	if err != nil {
+		return err
+	}
+	return route.Serve(w, r, who)
 }
 
 func noRoute() error {

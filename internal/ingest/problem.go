@@ -46,6 +46,8 @@ func httpOf(k esh3ar.Kind) kindHTTP {
 		return kindHTTP{http.StatusServiceUnavailable, "Outcome unknown", false}
 	case esh3ar.KindInsufficientStorage:
 		return kindHTTP{http.StatusInsufficientStorage, "No space left", false}
+	case esh3ar.KindGone:
+		return kindHTTP{http.StatusGone, "Not kept any more", true}
 	}
 	return kindHTTP{http.StatusInternalServerError, "Internal error", false}
 }
@@ -77,10 +79,18 @@ type problem struct {
 	retryAfter time.Duration
 	faults     faults
 	allow      string // the Allow header of a 405
+	// member is what the document has beside the usual members, "" for nothing.
+	member, value string
 }
 
 // Error returns the detail.
 func (p *problem) Error() string { return p.detail }
+
+// extended is an error whose problem document has one member more.
+type extended interface {
+	error
+	ProblemMember() (name, value string)
+}
 
 // problemOf returns how err is told to a caller. It never shows more of err than its safe message.
 func problemOf(err error) problem {
@@ -100,6 +110,9 @@ func problemOf(err error) problem {
 	}
 	e := asError(err)
 	p := newProblem(e)
+	if x, ok := errors.AsType[extended](err); ok {
+		p.member, p.value = x.ProblemMember()
+	}
 	if e.Pointer != "" {
 		p.faults = faults{e}
 	}
@@ -218,6 +231,10 @@ func appendProblem(dst []byte, p *problem) []byte {
 			dst = append(dst, '}')
 		}
 		dst = append(dst, ']')
+	}
+	if p.member != "" {
+		dst = append(appendString(append(dst, ','), p.member), ':')
+		dst = appendString(dst, p.value)
 	}
 	return append(dst, '}')
 }

@@ -12,7 +12,7 @@ import (
 // Run serves until ctx ends or a part fails, then stops in order and closes everything.
 //
 // The order of the stop, and why: first /readyz says no and nothing new is accepted, while requests
-// under way get their answer; then devices are told to reconnect, and what is in flight to them is
+// under way get their answer and event streams end; then devices are told to reconnect, and what is in flight to them is
 // handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
 // which all before may still have used; the store last. All of it takes at most the drain timeout;
 // what does not finish is not lost, it is read again at the next start.
@@ -38,6 +38,7 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	g.Go(n.front.Run)
 	g.Go(n.serve)
+	g.Go(func() error { return n.notify.Run(dispatchCtx) })
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
 	g.Go(func() error { return n.memory.run(dispatchCtx) })
@@ -53,6 +54,7 @@ func (n *Node) Run(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(base, max(n.cfg.DrainTimeout, time.Second))
 	defer cancel()
 	n.hub.Drain()
+	n.notify.Drain()
 	var devices errgroup.Group
 	devices.Go(func() error { return n.signalr.Shutdown(drain) })
 	var posts errgroup.Group
