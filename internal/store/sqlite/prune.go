@@ -14,9 +14,11 @@ const pruneRows = 1000
 // Prune implements store.Pruner.
 func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, error) {
 	var p store.Pruned
-	// Only what is indexed can be removed from the index.
-	if err := s.recipients.merge(ctx); err != nil {
-		return p, err
+	// Only what is indexed can be removed from the index. What is not yet is rarely old.
+	if !older.Final.IsZero() && s.recipients.isBehind(older.Final) {
+		if err := s.recipients.merge(ctx); err != nil {
+			return p, err
+		}
 	}
 	err := s.writer.do(ctx, pruneRows, func(w *writer) error {
 		if !older.Final.IsZero() {

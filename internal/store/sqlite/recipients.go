@@ -117,6 +117,13 @@ func (x *recipientIndex) add(entries []indexEntry) {
 	}
 }
 
+// isBehind reports whether the table lacks a message that was accepted before that time.
+func (x *recipientIndex) isBehind(before time.Time) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.ContainsFunc(x.behind, func(e indexEntry) bool { return e.acceptedAt < before.UnixMicro() })
+}
+
 // merge brings the table up to the last row that is here now. Commits go on between its transactions.
 func (x *recipientIndex) merge(ctx context.Context) error {
 	x.merging.Lock()
