@@ -55,6 +55,9 @@ var embedded embed.FS
 // them for itself, so that no caller's context would.
 const connectTimeout = 5 * time.Second
 
+// migrationWait is how long a node waits for another one that migrates.
+const migrationWait = time.Hour
+
 // settings of every connection, where the connection string does not say otherwise.
 //
 // All our queries find rows by an index, and few of them. The planner is told so, because statistics
@@ -172,7 +175,8 @@ func withMigrations(config *pgx.ConnConfig, do func(*migration.Set) error) (err 
 	if err != nil {
 		return err
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	// Asked for once a second, for as long as a long migration of another node may take.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, uint64(migrationWait/time.Second)))
 	if err != nil {
 		return fmt.Errorf("store: migration lock: %w", err)
 	}
