@@ -129,10 +129,10 @@ func TestSleepOfTheMachineCounts(t *testing.T) {
 func TestRunEnds(t *testing.T) {
 	run(t, func(t *testing.T, w *world, step func()) {
 		c := w.clock(false)
+		w.jump = time.Hour // before Run looks
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- c.Run(ctx) }()
-		w.jump = time.Hour
 		step()
 		step()
 		if c.Check(t.Context()) == nil {
