@@ -23,6 +23,8 @@ type device struct {
 	greeted chan struct{} // closed by the answer to the handshake
 	closed  chan struct{} // closed when the connection has ended, after why is set
 	why     error
+	// reconnect says that the server closed the connection and asked the device to come back.
+	reconnect bool
 
 	writing sync.Mutex // frames of concurrent callers do not mix
 }
@@ -143,6 +145,7 @@ func (d *device) handle(raw []byte) error {
 		Target    string            `json:"target"`
 		Arguments []json.RawMessage `json:"arguments"`
 		Error     string            `json:"error"`
+		Reconnect bool              `json:"allowReconnect"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("%w in %.200q", err, raw)
@@ -165,6 +168,7 @@ func (d *device) handle(raw []byte) error {
 		d.receive(del)
 	case m.Type == 6:
 	case m.Type == 7:
+		d.reconnect = m.Reconnect
 		return fmt.Errorf("closed by the server: %s", m.Error)
 	default:
 		return fmt.Errorf("not expected: %.200q", raw)

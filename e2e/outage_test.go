@@ -40,6 +40,19 @@ func database(t *testing.T) (pg *pgtest.Server, url string) {
 	return pg, pg.URL("postgres")
 }
 
+// readiness asks /readyz and returns the status of the whole and of one check.
+func (s *server) readiness(check string) (whole, part, detail string) {
+	var report struct {
+		Status string
+		Checks map[string]struct{ Status, Detail string }
+	}
+	a := newAPI(s.url)
+	defer a.close()
+	// A refusal has the same body; what is not understood is no status.
+	_, _ = a.call(s.t.Context(), http.MethodGet, "/readyz", "", nil, &report)
+	return report.Status, report.Checks[check].Status, report.Checks[check].Detail
+}
+
 func TestDatabaseStops(t *testing.T) {
 	databaseAway(t, (*pgtest.Server).Stop, (*pgtest.Server).Resume)
 }

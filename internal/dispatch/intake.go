@@ -68,8 +68,9 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 	}
 	defer reader.Close()
 	retry.reset()
+	last := 0
 	for {
-		if err := in.holdBack(ctx); err != nil {
+		if err := in.holdBack(ctx, last); err != nil {
 			return err
 		}
 		e, err := reader.Next(ctx)
@@ -80,6 +81,7 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 			continue
 		}
 		retry.reset()
+		last = len(e.Data)
 		n, err := in.take(ctx, e, e.Seq <= seenBefore)
 		if err != nil {
 			return err

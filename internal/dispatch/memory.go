@@ -45,17 +45,20 @@ func (m *memory) Release(n int64) {
 	m.room.Release(n)
 }
 
-// holdBack waits while memory is tight and the shard has its share of that in use. What it waits for is
-// the store, so there is always an end to it, or the store is down and there is nothing to gain by reading.
-func (in *intake) holdBack(ctx context.Context) error {
+// holdBack keeps from reading on while memory is tight and the shard has its share of that in use. What it
+// waits for is the store, so there is always an end to it, or the store is down and there is nothing to
+// gain by reading. Nor does it read faster than that share in a second: the journal keeps what was read in
+// the last seconds in memory too. Bytes is the size of the entry that was read last.
+func (in *intake) holdBack(ctx context.Context, bytes int) error {
 	o, m := &in.s.d.opts, in.s.memory
-	held := func() bool { return o.Tight != nil && o.Tight() && m.used.Load() > m.limit/tightShare }
-	if !held() {
+	if o.Tight == nil || !o.Tight() {
 		return nil
 	}
+	share := max(m.limit/tightShare, 1)
+	next := o.Now().Add(time.Duration(float64(bytes) / float64(share) * float64(time.Second)))
 	tick := time.NewTicker(tightEvery / 5)
 	defer tick.Stop()
-	for held() {
+	for o.Tight() && (m.used.Load() > share || o.Now().Before(next)) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -131,9 +131,24 @@ func configure(url string, opts Options) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// Close implements store.Store.
+// closeTimeout bounds the closing of the connections. One whose query was given up waits for the server to
+// hear of it; a server that hangs does not, and must not keep the process from ending.
+const closeTimeout = time.Second
+
+// Close implements store.Store. Connections that a server which hangs does not let go are left to the end
+// of the process.
 func (s *Store) Close() error {
-	s.pool.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.pool.Close()
+	}()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	}
 	return nil
 }
 
