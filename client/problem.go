@@ -29,6 +29,8 @@ type Problem struct {
 	Permanent bool `json:"permanent"`
 	// Errors lists the fields at fault.
 	Errors []FieldError `json:"errors,omitempty"`
+	// OldestCursor is where to go on when events that follow a cursor are not kept any more.
+	OldestCursor string `json:"oldest_cursor,omitempty"`
 
 	// RetryAfter is how long the server asks to wait, 0 where it does not say.
 	RetryAfter time.Duration `json:"-"`
