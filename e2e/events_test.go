@@ -1,0 +1,472 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store/sqlite"
+)
+
+// happening is one event as a business system sees it, written down by hand once more.
+type happening struct {
+	ID   string    `json:"id"`
+	Type string    `json:"type"`
+	Time time.Time `json:"time"`
+	Data struct {
+		ID      string `json:"id"`
+		To      string `json:"to"`
+		Status  string `json:"status"`
+		Seq     int    `json:"status_seq"`
+		Attempt int    `json:"attempt"`
+		Reason  string `json:"reason"`
+	} `json:"data"`
+}
+
+// feed is one open stream of events.
+type feed struct {
+	events chan happening // closed when the stream has ended
+	place  string         // the id of the first frame
+	why    error          // set before events is closed, nil for an orderly end
+	hangUp func()
+}
+
+// watch opens a stream that goes on behind the cursor, or begins now if that is "".
+func (a *api) watch(t testing.TB, cursor string) *feed {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+"/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+a.key)
+	req.Header.Set("Accept", "text/event-stream")
+	if cursor != "" {
+		req.Header.Set("Last-Event-ID", cursor)
+	}
+	transport := &http.Transport{}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("the event stream: HTTP %d", resp.StatusCode)
+	}
+	f := &feed{events: make(chan happening, 100_000)}
+	began, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer close(f.events)
+		lines := bufio.NewScanner(resp.Body)
+		var id, kind, data string
+		for lines.Scan() {
+			name, value, _ := strings.Cut(lines.Text(), ": ")
+			switch name {
+			case "id":
+				id = value
+			case "event":
+				kind = value
+			case "data":
+				data = value
+			case "":
+				if f.place == "" && id != "" {
+					f.place = id
+					close(began)
+				}
+				if data == "" {
+					continue
+				}
+				var h happening
+				if err := json.Unmarshal([]byte(data), &h); err != nil || h.ID != id || h.Type != kind || h.Type != "message."+h.Data.Status {
+					f.why = fmt.Errorf("%w: a frame of id %q, event %q and data %s", err, id, kind, data)
+					return
+				}
+				f.events <- h
+				data = ""
+			}
+		}
+		f.why = lines.Err()
+	}()
+	f.hangUp = sync.OnceFunc(func() {
+		cancel()
+		<-ended
+		resp.Body.Close()
+		transport.CloseIdleConnections()
+	})
+	t.Cleanup(f.hangUp)
+	select {
+	case <-began:
+	case <-ended:
+		t.Fatalf("the event stream ended before it began: %v", f.why)
+	}
+	return f
+}
+
+// record is what a business system has been told.
+type record struct {
+	messages map[string][]happening
+	cursor   string // behind the last event
+}
+
+// add notes an event, which must be the next of its message.
+func (r *record) add(t testing.TB, h happening) {
+	t.Helper()
+	told := r.messages[h.Data.ID]
+	if want := len(told) + 2; h.Data.Seq != want {
+		t.Fatalf("message %s: status_seq %d (%s), want %d, after %+v", h.Data.ID, h.Data.Seq, h.Data.Status, want, told)
+	}
+	r.messages[h.Data.ID] = append(told, h)
+	r.cursor = h.ID
+}
+
+// until reads events until all of these messages have come to that status.
+func (r *record) until(t testing.TB, f *feed, status string, ids ...string) {
+	t.Helper()
+	open := make(map[string]bool)
+	for _, id := range ids {
+		if told := r.messages[id]; len(told) == 0 || told[len(told)-1].Data.Status != status {
+			open[id] = true
+		}
+	}
+	limit := time.NewTimer(60 * time.Second)
+	defer limit.Stop()
+	for len(open) > 0 {
+		select {
+		case h, ok := <-f.events:
+			if !ok {
+				t.Fatalf("the stream ended (%v); %d messages are not %s", f.why, len(open), status)
+			}
+			r.add(t, h)
+			if h.Data.Status == status {
+				delete(open, h.Data.ID)
+			}
+		case <-limit.C:
+			t.Fatalf("%d of %d messages are not %s", len(open), len(ids), status)
+		}
+	}
+}
+
+// check compares what was told of the messages with their timelines.
+func (r *record) check(t testing.TB, a *api, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		d, err := a.message(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := r.messages[id]
+		for i, tr := range d.Timeline[1:] {
+			if i >= len(told) || told[i].Data.Status != tr.Status || told[i].Data.Reason != tr.Reason || told[i].Data.Attempt != tr.Attempt ||
+				!told[i].Time.Equal(tr.At) || told[i].Data.To != d.To {
+				t.Fatalf("message %s: told of %+v, happened %+v", id, told, d.Timeline)
+			}
+		}
+		if len(told) != len(d.Timeline)-1 {
+			t.Fatalf("message %s: told of %+v, happened %+v", id, told, d.Timeline)
+		}
+	}
+	if len(r.messages) != len(ids) {
+		t.Fatalf("told of %d messages, %d were sent", len(r.messages), len(ids))
+	}
+}
+
+func newRecord() *record { return &record{messages: make(map[string][]happening)} }
+
+// otherKey is the key of a second business client, which secondClient brings into a data directory that
+// no server is using.
+const otherKey = "esh_the-other-client-of-the-event-tests"
+
+func secondClient(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.db"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the store in %s: %v, %v", dir, files, err)
+	}
+	s, err := sqlite.Open(t.Context(), files[0], sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.PutClient(t.Context(), esh3ar.Client{ID: "other", Name: "other", CreatedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutKey(t.Context(), esh3ar.APIKey{Hash: esh3ar.HashKey(otherKey), Client: "other", CreatedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEventsTellEachClientItsOwn follows two clients who write to one recipient.
+func TestEventsTellEachClientItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	start(t, dir).stop()
+	secondClient(t, dir)
+	s := start(t, dir)
+	clients := []*api{s.api(), s.api()}
+	clients[1].key = otherKey
+	feeds := []*feed{clients[0].watch(t, ""), clients[1].watch(t, "")}
+	newPhone(t, s, "alice", false)
+	var ids [2][]string
+	for i := range 30 {
+		ids[i%2] = append(ids[i%2], clients[i%2].mustSend(t, outgoing{To: "alice", Content: fmt.Sprint(i)}).ID)
+	}
+	for i, a := range clients {
+		r := newRecord()
+		r.until(t, feeds[i], "delivered", ids[i]...)
+		r.check(t, a, ids[i]...)
+
+		// The same by pages, from the start.
+		paged, q := newRecord(), url.Values{"from": {"start"}, "limit": {"7"}}
+		for more := true; more; {
+			var page struct {
+				Events []happening `json:"events"`
+				Next   string      `json:"next_cursor"`
+				More   bool        `json:"more"`
+			}
+			if _, err := a.call(t.Context(), http.MethodGet, "/v1/events?"+q.Encode(), "", nil, &page); err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range page.Events {
+				paged.add(t, h)
+			}
+			more, q = page.More, url.Values{"cursor": {page.Next}, "limit": {"7"}}
+		}
+		paged.check(t, a, ids[i]...)
+	}
+	s.stop()
+	for _, f := range feeds {
+		for h := range f.events {
+			t.Errorf("%+v", h)
+		}
+		if f.why != nil {
+			t.Errorf("a stream did not end in order: %v", f.why)
+		}
+	}
+}
+
+// TestEventsResume disconnects, kills the server and starts it again, and goes on each time behind the last
+// event that it saw: it misses nothing, and is told nothing twice.
+func TestEventsResume(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, dir)
+	a := s.api()
+	r := newRecord()
+	newPhone(t, s, "alice", false)
+	var ids []string
+	send := func(n int, to string) {
+		for range n {
+			ids = append(ids, a.mustSend(t, outgoing{To: to, Content: "x"}).ID)
+		}
+	}
+
+	// A stream that is lost before its first event has told where it began.
+	f := a.watch(t, "")
+	f.hangUp()
+	send(10, "alice")
+	f = a.watch(t, f.place)
+	r.until(t, f, "delivered", ids...)
+
+	// Lost in the middle.
+	send(40, "alice")
+	for range 25 {
+		r.add(t, <-f.events)
+	}
+	f.hangUp()
+	send(5, "alice")
+	f = a.watch(t, r.cursor)
+	r.until(t, f, "delivered", ids...)
+
+	for range 3 {
+		// Killed with news under way, and with messages that wait.
+		send(30, "alice")
+		send(10, "bob")
+		for range 20 {
+			r.add(t, <-f.events)
+		}
+		s.kill()
+		f.hangUp()
+		s = start(t, dir)
+		a = s.api()
+		phone := newPhone(t, s, "alice", false)
+		bob := newPhone(t, s, "bob", false)
+		f = a.watch(t, r.cursor)
+		r.until(t, f, "delivered", ids...)
+		phone.hangUp()
+		bob.hangUp()
+		newPhone(t, s, "alice", false)
+	}
+	r.check(t, a, ids...)
+	f.hangUp()
+	s.stop()
+}
+
+// TestEventsOfASlowReader shows that a client which does not read holds up nobody, and finds everything
+// when it comes back.
+func TestEventsOfASlowReader(t *testing.T) {
+	s := start(t, t.TempDir())
+	a := s.api()
+	quick := a.watch(t, "")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: esh3ar\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", apiKey)
+	newPhone(t, s, "alice", false)
+	var ids []string
+	r := newRecord()
+	for range 10 {
+		batch := make([]outgoing, 200)
+		for i := range batch {
+			batch[i] = outgoing{To: "alice", Content: "x"}
+		}
+		results, err := a.sendBatch(t.Context(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, res := range results {
+			ids = append(ids, res.ID)
+		}
+		r.until(t, quick, "delivered", ids...)
+	}
+	r.check(t, a, ids...)
+	resumed := newRecord()
+	resumed.until(t, a.watch(t, quick.place), "delivered", ids...)
+	resumed.check(t, a, ids...)
+	conn.Close()
+	s.stop()
+}
+
+// TestEventProblems shows how cursors from elsewhere are refused.
+func TestEventProblems(t *testing.T) {
+	s := start(t, t.TempDir())
+	a := s.api()
+	for query, want := range map[string]int{
+		"cursor=nonsense": http.StatusBadRequest,
+		"cursor=AQIUANuj": http.StatusBadRequest,
+		"status=accepted": http.StatusBadRequest,
+		"from=yesterday":  http.StatusBadRequest,
+	} {
+		var page any
+		resp, err := a.call(t.Context(), http.MethodGet, "/v1/events?"+query, "", nil, &page)
+		if p, ok := err.(*problem); !ok || p.HTTP != want || !p.Permanent {
+			t.Errorf("%s: %v, %v", query, resp, err)
+		}
+	}
+	stranger := s.api()
+	stranger.key = "esh_nobody"
+	if _, err := stranger.call(t.Context(), http.MethodGet, "/v1/events", "", nil, new(any)); !unauthorized(err) {
+		t.Errorf("a stranger: %v", err)
+	}
+	s.stop()
+}
+
+// BenchmarkEventLatency measures, at 5,000 messages/s, the time from a device's acknowledgement until a
+// business client that follows its events hears of it. Server, devices and clients share the machine.
+func BenchmarkEventLatency(b *testing.B) {
+	const (
+		perSecond = 5000
+		devices   = 200
+		every     = 10 * time.Millisecond
+		size      = perSecond * int(every) / int(time.Second)
+	)
+	if raced := program; raced != "" {
+		// What is measured is the program that users run, without the race detector.
+		program = filepath.Join(b.TempDir(), "esh3ar")
+		defer func() { program = raced }()
+		if out, err := exec.Command("go", "build", "-o", program, "../cmd/esh3ar").CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+	}
+	s := start(b, b.TempDir())
+	a := s.api()
+	var acknowledged sync.Map // id → time.Time
+	for i := range devices {
+		var d *device
+		ready := make(chan struct{})
+		d, err := dial(s.url, token(b, fmt.Sprint("user", i), time.Hour), func(m delivery) {
+			<-ready
+			acknowledged.Store(m.ID, time.Now())
+			_ = d.acknowledge(m.ID) // an error shows as an event that never comes
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		close(ready)
+		b.Cleanup(d.hangUp)
+	}
+	f := a.watch(b, "")
+	b.ResetTimer()
+	var latencies []time.Duration
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		for h := range f.events {
+			if h.Data.Status != "delivered" {
+				continue
+			}
+			if at, ok := acknowledged.LoadAndDelete(h.Data.ID); ok {
+				latencies = append(latencies, time.Since(at.(time.Time)))
+			}
+			if len(latencies) == b.N {
+				return
+			}
+		}
+	}()
+	senders := make(chan []outgoing, 64)
+	var sending sync.WaitGroup
+	for range 4 {
+		sender := s.api()
+		sending.Go(func() {
+			for batch := range senders {
+				if _, err := sender.sendBatch(context.Background(), batch); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	begun := time.Now()
+	tick := time.NewTicker(every)
+	for sent := 0; sent < b.N; {
+		<-tick.C
+		// What a late tick left out is made up for.
+		due := min(int(time.Since(begun).Seconds()*perSecond), b.N)
+		for sent < due {
+			batch := make([]outgoing, 0, size)
+			for ; len(batch) < size && sent < due; sent++ {
+				batch = append(batch, outgoing{To: fmt.Sprint("user", sent%devices), Content: "hello"})
+			}
+			senders <- batch
+		}
+	}
+	tick.Stop()
+	close(senders)
+	sending.Wait()
+	took := time.Since(begun)
+	<-heard
+	b.StopTimer()
+	slices.Sort(latencies)
+	at := func(q float64) float64 {
+		return float64(latencies[int(q*float64(len(latencies)-1))]) / float64(time.Millisecond)
+	}
+	b.ReportMetric(at(0.5), "ms-p50")
+	b.ReportMetric(at(0.99), "ms-p99")
+	b.ReportMetric(at(1), "ms-max")
+	b.ReportMetric(float64(b.N)/took.Seconds(), "messages/s")
+	b.ReportMetric(0, "ns/op")
+	s.stop()
+}
