@@ -111,9 +111,9 @@ func (s *server) peakMemory() int {
 // disk, lives, and delivers everything when the devices begin to acknowledge.
 func TestMemoryTight(t *testing.T) {
 	const (
-		limit      = 256 << 20
+		limit      = 384 << 20
 		recipients = 150
-		each       = 220      // messages to each recipient
+		each       = 330      // messages to each recipient
 		size       = 32 << 10 // of a message
 		total      = recipients * each * size
 	)

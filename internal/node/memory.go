@@ -28,9 +28,9 @@ type memoryPlan struct {
 const (
 	dispatchShare = 4
 	cacheShare    = 16
-	// spareMemory is what the Go runtime does not get, but for a quarter of the limit at most: it
-	// may be above its limit for a moment, and the journal's blocks of 8 MiB make that a big one.
-	spareMemory = 32 << 20
+	// spareShare is what the Go runtime does not get: it may be above its limit for a moment, where the
+	// collector gets too little of the processors, and the journal's blocks of 8 MiB make that a big one.
+	spareShare = 6
 	// cgroupPercent is how much of the cgroup's memory is taken for the limit: the rest is for what the Go
 	// runtime does not count.
 	cgroupPercent = 90
@@ -56,7 +56,7 @@ func planMemory(c *Config) memoryPlan {
 	p.cache = int(min(p.limit/cacheShare, most))
 	if ours {
 		// The writer's cache, and the readers' that have as much together.
-		p.runtime = p.limit - Bytes(2*p.cache) - min(spareMemory, p.limit/4)
+		p.runtime = p.limit - Bytes(2*p.cache) - p.limit/spareShare
 	}
 	return p
 }

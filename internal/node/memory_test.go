@@ -17,7 +17,7 @@ func TestMemoryPlan(t *testing.T) {
 	c := DefaultConfig()
 	c.MemoryLimit = 256 << 20
 	p := planMemory(&c)
-	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 192<<20 {
+	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 256<<20-2*16<<20-(256<<20)/6 {
 		t.Errorf("256 MiB are divided into %+v", p)
 	}
 	c.MemoryLimit = 8 << 30
