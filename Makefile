@@ -40,6 +40,10 @@ crash: ## Kill the real program under load, over and over, and account for every
 chaos: build ## Break the real program for CHAOS_TIME (1h), seeds rising from CHAOS_SEED (1), over both stores
 	bin/esh3ar chaos --quiet --store both --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 45s
 
+.PHONY: soak
+soak: setup ## Minutes without a database, little memory, 10,000 reconnects, a million messages: prints figures
+	go test -count 1 -timeout 40m -tags soak -v -run 'TestDatabase|TestMemoryTight|TestReconnectStorm|TestMillionInJournal|TestBigInbox' ./e2e/ -outage 60s
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulnerabilities
 	go vet ./...
