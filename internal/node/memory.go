@@ -77,19 +77,23 @@ type memoryWatch struct {
 
 	samples   []metrics.Sample
 	tightNow  atomic.Bool
-	used      atomic.Uint64
-	collected time.Time // when the number of collections was last seen to grow
+	used      atomic.Uint64 // alive and needed, as of the last collection
+	held      atomic.Uint64 // what the runtime has of the system's memory now
+	collected time.Time     // when the number of collections was last seen to grow
 	cycles    uint64
 }
 
 const (
-	watchEvery = 50 * time.Millisecond
+	watchEvery = 20 * time.Millisecond
 	// Above tightPercent of the limit memory is tight, until less than relaxedPercent is used: so that
 	// it does not change its mind with every collection. From fullPercent on nothing is accepted. The rest is
 	// the collector's: where it has too little to work in, it gives up on the limit rather than on the program.
 	tightPercent   = 60
 	relaxedPercent = 50
 	fullPercent    = 75
+	// Nor is anything accepted while the runtime is above its limit by so much: the collector does not
+	// keep up.
+	overPercent = 104
 	// staleAfter is how old the knowledge of what is alive may be while memory is tight. A process that
 	// has become idle would not collect by itself, and stay tight.
 	staleAfter = time.Second
@@ -123,7 +127,9 @@ func (w *memoryWatch) tight() bool { return w.tightNow.Load() }
 // full reports whether there is no memory left to accept anything with. The journal keeps what was
 // written in the last seconds in memory, so that accepting alone, faster than the disk is read, could
 // take all of it.
-func (w *memoryWatch) full() bool { return w.limit > 0 && w.used.Load()*100 >= w.limit*fullPercent }
+func (w *memoryWatch) full() bool {
+	return w.limit > 0 && (w.used.Load()*100 >= w.limit*fullPercent || w.held.Load()*100 >= w.limit*overPercent)
+}
 
 // bounded is the journal as ingest sees it: it takes nothing while memory is full. Its callers are told
 // that the system is overloaded, and come again.
@@ -190,6 +196,7 @@ func (w *memoryWatch) sample(now time.Time) (stale bool) {
 	// What is neither garbage nor free: live objects, stacks, the runtime's own structures.
 	used := v(2) - v(3) - v(4) - v(5) - v(6) + live
 	w.used.Store(used)
+	w.held.Store(v(2) - v(3))
 	if cycles != w.cycles {
 		w.cycles, w.collected = cycles, now
 	}
