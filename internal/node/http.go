@@ -43,6 +43,7 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
 	n.hub.Mount(mux, "/hubs/mobile")
+	n.business.Mount(mux, "/hubs/business")
 	h := n.health.Handler()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle(path, h)

@@ -46,8 +46,8 @@ const settle = 200 * time.Millisecond
 //	   │  └──────► dispatch.Dispatcher ───────┐
 //	   │ append     │ read       │ commit     │ status of a message
 //	   ▼            ▼            ▼            ▼
-//	journal.Appender ► jetstream.Log   sqlite.Store ──► notify.Service ──► /v1/events (through ingest.API)
-//	                     │
+//	journal.Appender ► jetstream.Log   sqlite.Store ──► notify.Service ──► /v1/events (through ingest.API),
+//	                     │                                                /hubs/business
 //	                cluster.Server (embedded NATS)
 type Node struct {
 	cfg Config
@@ -63,6 +63,7 @@ type Node struct {
 	notify   *notify.Service
 	signalr  *signalr.Server
 	hub      *hub.Hub
+	business *notify.Hub
 	health   *health.Health
 	http     *http.Server
 
@@ -175,6 +176,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if err != nil {
 		return n, err
 	}
+	if n.business, err = n.notify.NewHub(notify.HubOptions{
+		Server: n.signalr, Caller: caller(api), Refusal: refusal, AllowedOrigins: cfg.AllowedOrigins,
+	}); err != nil {
+		return n, err
+	}
 	n.accepting.calls = api.InFlight
 	n.addChecks()
 	return n, n.listen(ctx, api)
@@ -278,7 +284,18 @@ func (n *Node) events(w http.ResponseWriter, r *http.Request, who ingest.Caller)
 	return n.notify.ServeEvents(w, r, who.Client.ID, who.Check)
 }
 
-// refusal tells a device why its token is refused, in the API's way.
+// caller finds the holder of an API key.
+func caller(api *ingest.API) func(context.Context, string) (notify.Caller, error) {
+	return func(ctx context.Context, key string) (notify.Caller, error) {
+		who, err := api.Caller(ctx, key)
+		if err != nil {
+			return notify.Caller{}, err
+		}
+		return notify.Caller{Client: who.Client.ID, Check: who.Check}, nil
+	}
+}
+
+// refusal tells a device or a business client why its token is refused, in the API's way.
 func refusal(err error) *signalr.HTTPError {
 	status, document := ingest.Problem(err)
 	return &signalr.HTTPError{Status: status, Message: string(document), ContentType: "application/problem+json"}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -160,6 +161,29 @@ func (f *Follower) Next(ctx context.Context, limit int, patience time.Duration) 
 		}
 		if !f.wait(ctx, over.C) {
 			return nil, nil
+		}
+	}
+}
+
+// run gives what the follower finds to tell, and now and then nothing, when none comes. Check is asked all
+// the while whether the client may still be told: an error of KindUnauthorized says no. It ends with their errors and with those of Next.
+func (f *Follower) run(ctx context.Context, limit int, check func(context.Context) error, tell func([]Event) error) error {
+	every := f.s.opts.CheckEvery
+	checked := time.Now()
+	for {
+		events, err := f.Next(ctx, limit, min(every, f.s.opts.Heartbeat))
+		if err != nil {
+			return err
+		}
+		if time.Since(checked) >= every {
+			// When it cannot be told, what was true before holds.
+			if err := check(ctx); esh3ar.KindOf(err) == esh3ar.KindUnauthorized {
+				return err
+			}
+			checked = time.Now()
+		}
+		if err := tell(events); err != nil {
+			return err
 		}
 	}
 }

@@ -63,10 +63,11 @@ type Service struct {
 	metrics *metrics
 	logged  rate.Sometimes
 	drain   chan struct{} // closed by Drain
-	once    sync.Once
 
-	mu      sync.Mutex
-	streams map[string]int // open ones, by client
+	mu       sync.Mutex
+	draining bool           // drain is closed
+	streams  map[string]int // open ones, by client
+	open     sync.WaitGroup // of all streams; none begins when draining
 }
 
 // New returns a Service, or an error that names the option at fault.
@@ -119,8 +120,8 @@ func (s *Service) Committed(shard uint16) {
 	}
 }
 
-// Run follows the shards until ctx ends. Streams that are still open then are not served any more: drain
-// them first.
+// Run follows the shards until ctx ends. It drains then, if that was not done before, and returns when all
+// streams have ended.
 func (s *Service) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	for _, t := range s.tails {
@@ -128,6 +129,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	running.Go(func() { s.watch(ctx) })
 	running.Wait()
+	s.Drain()
+	s.open.Wait()
 	return ctx.Err()
 }
 
@@ -171,27 +174,34 @@ func (s *Service) watch(ctx context.Context) {
 }
 
 // Drain ends all streams and lets no more begin. Their clients come back elsewhere, or later.
-func (s *Service) Drain() { s.once.Do(func() { close(s.drain) }) }
+func (s *Service) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.draining {
+		s.draining = true
+		close(s.drain)
+	}
+}
 
 // enter counts a stream of the client in. It must be left.
 func (s *Service) enter(client string) error {
-	select {
-	case <-s.drain:
-		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "the server is stopping; connect again").After(time.Second)
-	default:
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.draining {
+		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "the server is stopping; connect again").After(time.Second)
+	}
 	if s.streams[client] >= s.opts.MaxStreams {
 		return esh3ar.Errorf(esh3ar.KindRateLimited, "too_many_streams",
 			"%d event streams are open, which is the limit; close one first", s.opts.MaxStreams).After(10 * time.Second)
 	}
 	s.streams[client]++
+	s.open.Add(1)
 	s.metrics.followers.Inc()
 	return nil
 }
 
 func (s *Service) leave(client string) {
+	defer s.open.Done()
 	s.metrics.followers.Dec()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -46,56 +46,44 @@ func (s *Service) serveStream(w http.ResponseWriter, r *http.Request, client str
 	if out.flush() != nil {
 		return nil
 	}
-	if err := out.follow(r.Context(), f, check); err != nil {
+	err = f.run(r.Context(), streamBatch, check, func(events []Event) error { return out.tell(events, f) })
+	switch {
+	case r.Context().Err() != nil || errors.Is(err, errWrite):
+		return nil // there is nobody to tell
+	case errors.Is(err, errStopping):
+		// They come back at different times.
+		out.buf = fmt.Appendf(out.buf, ": the server is stopping\nretry: %d\n\n", 500+rand.IntN(1500))
+	default:
 		_, document := s.opts.Problem(err)
 		out.buf = append(append(append(out.buf, "event: problem\ndata: "...), document...), "\n\n"...)
-		if out.flush() != nil {
-			return nil
-		}
 	}
-	// The connection may serve further requests.
-	_ = out.ctl.SetWriteDeadline(time.Time{})
+	if out.flush() == nil {
+		// The connection may serve further requests.
+		_ = out.ctl.SetWriteDeadline(time.Time{})
+	}
 	return nil
 }
 
-// follow writes what the follower finds. Its error is to be told to the client; nil means that there is
-// nobody to tell, or nothing.
-func (o *stream) follow(ctx context.Context, f *Follower, check func(context.Context) error) error {
-	checked := time.Now()
-	for {
-		events, err := f.Next(ctx, streamBatch, min(o.s.opts.CheckEvery, o.s.opts.Heartbeat))
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errStopping):
-			// They come back at different times.
-			o.buf = fmt.Appendf(o.buf, ": the server is stopping\nretry: %d\n\n", 500+rand.IntN(1500))
-			_ = o.flush() // the stream ends anyway
-			return nil
-		case err != nil:
-			return err
-		}
-		if time.Since(checked) >= o.s.opts.CheckEvery {
-			if err := check(ctx); err != nil {
-				return err
-			}
-			checked = time.Now()
-		}
-		for i := range events {
-			o.event(&events[i])
-		}
-		if len(events) == 0 {
-			if time.Since(o.wrote) < o.s.opts.Heartbeat {
-				continue
-			}
-			o.buf = append(o.buf, ": still here\n"...)
-			o.place(f.Cursor())
-		}
-		if o.flush() != nil {
-			return nil
-		}
-		o.s.metrics.told.WithLabelValues("stream").Add(float64(len(events)))
+// errWrite means that the client of a stream has gone or does not read.
+var errWrite = errors.New("notify: the stream cannot be written")
+
+// tell writes events, or a heartbeat when there are none and it is time for one.
+func (o *stream) tell(events []Event, f *Follower) error {
+	for i := range events {
+		o.event(&events[i])
 	}
+	if len(events) == 0 {
+		if time.Since(o.wrote) < o.s.opts.Heartbeat {
+			return nil
+		}
+		o.buf = append(o.buf, ": still here\n"...)
+		o.place(f.Cursor())
+	}
+	if err := o.flush(); err != nil {
+		return errWrite
+	}
+	o.s.metrics.told.WithLabelValues("stream").Add(float64(len(events)))
+	return nil
 }
 
 // event writes an event.

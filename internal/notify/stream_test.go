@@ -136,9 +136,9 @@ func (s *sse) event() (id string, e wireEvent) {
 
 // wireEvent is an event as clients see it.
 type wireEvent struct {
-	ID   string    `json:"id"`
-	Type string    `json:"type"`
-	Time time.Time `json:"time"`
+	ID   string `json:"id"`
+	Type string `json:"type"`
+	Time string `json:"time"` // a string in MessagePack, too
 	Data struct {
 		ID      string `json:"id"`
 		To      string `json:"to"`
@@ -164,7 +164,7 @@ func TestStream(t *testing.T) {
 	var last string
 	for i, want := range []string{"queued", "sent", "delivered"} {
 		id, e := s.event()
-		if e.Data.Status != want || e.Data.Seq != i+2 || e.Data.To == "" || !e.Time.Equal(w.now) {
+		if e.Data.Status != want || e.Data.Seq != i+2 || e.Data.To == "" || e.Time != w.now.Format("2006-01-02T15:04:05.000000Z") {
 			t.Errorf("event %d: %+v", i, e)
 		}
 		last = id
