@@ -42,7 +42,9 @@ func (c *counted) Commit(ctx context.Context, b *store.Batch) error {
 }
 
 // echo is a device that acknowledges at once.
-type echo struct{ att atomic.Pointer[dispatch.Attachment] }
+type echo struct {
+	att atomic.Pointer[dispatch.Attachment]
+}
 
 func (e *echo) Deliver(d *dispatch.Delivery) {
 	e.att.Load().Acknowledge([]esh3ar.ID{d.Message.ID})
