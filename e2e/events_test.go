@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store/sqlite"
+	signalr "github.com/esh3artech/esh3ar/signalr/client"
 )
 
 // happening is one event as a business system sees it, written down by hand once more.
@@ -469,4 +471,62 @@ func BenchmarkEventLatency(b *testing.B) {
 	b.ReportMetric(float64(b.N)/took.Seconds(), "messages/s")
 	b.ReportMetric(0, "ns/op")
 	s.stop()
+}
+
+// TestBusinessHub follows events over SignalR and sees the server's goodbye.
+func TestBusinessHub(t *testing.T) {
+	s := start(t, t.TempDir())
+	a := s.api()
+	connect := func(key string) (*signalr.Client, chan happening, error) {
+		events := make(chan happening, 100)
+		c, err := signalr.New(s.url+"/hubs/business", signalr.Options{
+			AccessToken: func(context.Context) (string, error) { return key, nil },
+			Reconnect:   signalr.NoReconnect,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.On("MessageStatusChanged", func(_ context.Context, call *signalr.Call) (any, error) {
+			var h happening
+			if err := call.Decode(0, &h); err != nil {
+				t.Error(err)
+			}
+			events <- h
+			return nil, nil
+		})
+		t.Cleanup(func() { _ = c.Close() }) // some have ended already
+		return c, events, c.Start(t.Context())
+	}
+	_, _, err := connect("esh_nobody")
+	if refused, ok := errors.AsType[*signalr.HTTPError](err); !ok || refused.Status != http.StatusUnauthorized {
+		t.Errorf("a stranger: %v", err)
+	}
+	c, events, err := connect(apiKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var begins string
+	if err := c.Invoke(t.Context(), &begins, "Subscribe", nil); err != nil {
+		t.Fatal(err)
+	}
+	newPhone(t, s, "alice", false)
+	id := a.mustSend(t, outgoing{To: "alice", Content: "x"}).ID
+	told := func(events chan happening) {
+		t.Helper()
+		r := newRecord()
+		r.until(t, &feed{events: events}, "delivered", id)
+		r.check(t, a, id)
+	}
+	told(events)
+	c2, again, err := connect(apiKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c2.Invoke(t.Context(), nil, "Subscribe", begins); err != nil {
+		t.Fatal(err)
+	}
+	told(again)
+	s.stop()
+	<-c.Done()
+	<-c2.Done()
 }
