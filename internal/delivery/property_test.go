@@ -89,7 +89,7 @@ func (w *world) happen(o op) {
 	case "crash":
 		w.crash()
 	case "squeeze":
-		w.squeeze(o.N%2 == 0)
+		w.squeeze(o.N % 2 * (o.N % (Tight + 1)))
 	case "cancel":
 		w.ask(o.N, (*Recipient).Cancel)
 	case "replay":

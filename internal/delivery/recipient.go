@@ -66,8 +66,8 @@ type Recipient struct {
 	gate uint64
 
 	breaker breaker
-	tight   bool // the process is short of memory
-	largest int  // size of the largest message of the last page, 0 before the first
+	tight   int // how short of memory the process is, from 0 to Tight
+	largest int // size of the largest message of the last page, 0 before the first
 
 	// flushAt is when the oldest unsaved change must be saved, zero when everything is.
 	flushAt time.Time
@@ -384,7 +384,7 @@ func (r *Recipient) Tick(now time.Time, out []Effect) []Effect {
 		}
 	}
 	out = r.pump(now, out)
-	if failed && r.tight {
+	if failed && r.tight > 0 {
 		out = r.shed(out) // a read for it comes when it is parked
 	}
 	return out

@@ -180,7 +180,7 @@ func (s *scenario) step(words []string) ([]string, error) {
 	case "due":
 		effects = r.Due(s.row(names[0]), s.now, nil)
 	case "tight", "relaxed":
-		effects = r.SetTight(words[1] == "tight", s.now, nil)
+		effects = r.SetTight(map[string]int{"tight": Tight}[words[1]], s.now, nil)
 	case "cancel":
 		effects = r.Cancel(s.row(names[0]), s.now, nil)
 	case "replay":

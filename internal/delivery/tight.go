@@ -5,19 +5,23 @@ import (
 	"time"
 )
 
-// tightShare is the part of the window and of what may be held that is left while memory is tight.
-const tightShare = 16
+// Tight is the greatest tightness of memory, at which the least is left of what a recipient may hold. Each
+// step below it doubles that, down to 0, where nothing is tight: so that recipients who all wait for room
+// do not take it at one time.
+const Tight = 4
 
-// SetTight says whether the process is short of memory. While it is, the recipient has little in flight,
-// and everything that need not be in memory is in the store: what is in flight stays until its
-// acknowledgement or its timeout, what waits is parked and read back in small pages. So a recipient
-// always goes on, only in smaller steps. The driver calls it before each event, and at once on a change.
-func (r *Recipient) SetTight(tight bool, now time.Time, out []Effect) []Effect {
+// SetTight says how short of memory the process is, from 0 to Tight. While it is, the recipient has little
+// in flight, and when it becomes so, everything that need not be in memory goes to the store: what is in
+// flight stays until its acknowledgement or its timeout, what waits is parked and read back in small
+// pages. So a recipient always goes on, only in smaller steps. The driver calls it before each event, and
+// at once on a change.
+func (r *Recipient) SetTight(tight int, now time.Time, out []Effect) []Effect {
 	if r.tight == tight {
 		return out
 	}
+	tighter := tight > r.tight
 	r.tight = tight
-	if tight {
+	if tighter {
 		out = r.shed(out)
 	}
 	return r.pump(now, out)
@@ -25,15 +29,12 @@ func (r *Recipient) SetTight(tight bool, now time.Time, out []Effect) []Effect {
 
 // window is what may be in flight: messages and bytes of payload, though one message always may.
 func (r *Recipient) window() (messages, bytes int) {
-	if r.tight {
-		return max(1, r.params.Window/tightShare), r.params.WindowBytes / tightShare
-	}
-	return r.params.Window, r.params.WindowBytes
+	return max(1, r.params.Window>>r.tight), r.params.WindowBytes >> r.tight
 }
 
 // hold is how many arrivals may be held in memory while earlier messages go first.
 func (r *Recipient) hold() int {
-	if r.tight {
+	if r.tight > 0 {
 		return 1
 	}
 	return r.params.Hold

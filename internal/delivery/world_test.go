@@ -14,7 +14,7 @@ import (
 type world struct {
 	fail   func(format string, args ...any)
 	params Params
-	tight  bool // memory is
+	tight  int  // memory is
 	merge  bool // the committer joins changes of one message that are not committed yet
 
 	now   time.Time
@@ -487,8 +487,8 @@ func (w *world) ask(n int, event func(*Recipient, *Item, time.Time, []Effect) []
 	w.do(func(r *Recipient, out []Effect) []Effect { return event(r, w.item(row), w.now, out) })
 }
 
-// squeeze makes memory tight, or ends that.
-func (w *world) squeeze(tight bool) {
+// squeeze makes memory so tight.
+func (w *world) squeeze(tight int) {
 	w.tight = tight
 	if w.core != nil {
 		w.tick()

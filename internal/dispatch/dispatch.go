@@ -147,7 +147,7 @@ type Dispatcher struct {
 	inbox   *inbox
 
 	lastConn atomic.Uint64
-	tight    atomic.Bool // as the recipients were last told
+	tight    atomic.Int32 // as the recipients were last told
 }
 
 // New returns a Dispatcher that owns all shards once Run is called. Connections may attach before.

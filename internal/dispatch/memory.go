@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/esh3artech/esh3ar/internal/delivery"
 )
 
 const (
@@ -17,6 +19,9 @@ const (
 	tightShare = 16
 	// tightEvery is how often it is asked whether memory is tight.
 	tightEvery = 50 * time.Millisecond
+	// relaxEvery is the time between two steps by which recipients get their memory back: long enough for
+	// a collection to tell what the last step took.
+	relaxEvery = time.Second
 )
 
 // memory counts what the journal entries take that were read and are not stored yet.
@@ -68,7 +73,8 @@ func (in *intake) holdBack(ctx context.Context, bytes int) error {
 	return nil
 }
 
-// watchMemory tells the recipients when memory gets tight, and when it no longer is, until ctx ends.
+// watchMemory tells the recipients when memory gets tight, and step by step when it no longer is, until
+// ctx ends.
 func (d *Dispatcher) watchMemory(ctx context.Context) error {
 	if d.opts.Tight == nil {
 		<-ctx.Done()
@@ -76,17 +82,27 @@ func (d *Dispatcher) watchMemory(ctx context.Context) error {
 	}
 	tick := time.NewTicker(tightEvery)
 	defer tick.Stop()
+	var changed time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if tight := d.opts.Tight(); tight != d.tight.Load() {
-			d.tight.Store(tight)
-			for _, s := range d.shards {
-				s.wakeAll()
-			}
+		was, now := d.tight.Load(), d.opts.Now()
+		is := was
+		switch {
+		case d.opts.Tight():
+			is, changed = delivery.Tight, now
+		case was > 0 && now.Sub(changed) >= relaxEvery:
+			is, changed = was-1, now
+		}
+		if is == was {
+			continue
+		}
+		d.tight.Store(is)
+		for _, s := range d.shards {
+			s.wakeAll()
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (r *recipient) run(out []delivery.Effect) []delivery.Effect {
 	s.mu.Unlock()
 
 	now := s.d.opts.Now()
-	out = r.core.SetTight(s.d.tight.Load(), now, out[:0])
+	out = r.core.SetTight(int(s.d.tight.Load()), now, out[:0])
 	for i := range events {
 		e := &events[i]
 		if e.kind == evAttach || e.kind == evDetach {
