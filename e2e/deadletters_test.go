@@ -93,8 +93,32 @@ func newPhone(t *testing.T, s *server, who string, silent bool) *phone {
 	}
 	p.device = d
 	close(ready)
-	t.Cleanup(p.hangUp)
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		p.stayAlive()
+	}()
+	t.Cleanup(func() {
+		p.hangUp()
+		<-idle
+	})
 	return p
+}
+
+// stayAlive sends what SignalR clients send so that the server does not take them for gone, until the
+// connection ends.
+func (p *phone) stayAlive() {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			// An error means that the connection has ended.
+			_ = p.write(map[string]int{"type": 6})
+		case <-p.closed:
+			return
+		}
+	}
 }
 
 // impatient makes the server give a message up within a second.
