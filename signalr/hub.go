@@ -99,7 +99,8 @@ type HubOptions struct {
 	// MaxParallelInvocations is how many invocations of one connection may
 	// run at the same time. 1, the default, runs them in order on the
 	// goroutine that reads from the connection: handlers must not block for
-	// long and cannot wait for client results.
+	// long and cannot wait for client results. More run on goroutines of their
+	// own, and may begin and end in another order than the client's.
 	MaxParallelInvocations int
 
 	// MaxStreams bounds the streams of one connection in each direction.

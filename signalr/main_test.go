@@ -95,7 +95,7 @@ func dial(t testing.TB, url string, opts client.Options, prepare func(c *client.
 }
 
 // patience is how long a test waits for what must come.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -2,6 +2,7 @@ package signalr_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -15,15 +16,21 @@ import (
 
 // TestStatefulReconnect cuts the connection again and again while messages
 // flow in both directions, as sends, streams, invocations and client results:
-// nothing may be lost, and nothing come twice.
+// nothing may be lost, and nothing come twice. Everything stays in order,
+// except that invocations that run beside each other have none.
 func TestStatefulReconnect(t *testing.T) {
+	t.Run("in order", func(t *testing.T) { statefulReconnect(t, 1) })
+	t.Run("four at a time", func(t *testing.T) { statefulReconnect(t, 4) })
+}
+
+func statefulReconnect(t *testing.T, parallel int) {
 	protocols(t, func(t *testing.T, p client.Protocol) {
 		const n, cuts = 2000, 8
 		var mu sync.Mutex
 		var heard []int
 		attached := make(chan string, 100)
 		life := newLifeHub()
-		opts := life.options(signalr.HubOptions{StatefulReconnect: true, MaxParallelInvocations: 4, OutboxMessages: 2 * n})
+		opts := life.options(signalr.HubOptions{StatefulReconnect: true, MaxParallelInvocations: parallel, OutboxMessages: 2 * n})
 		opts.OnDetached = func(*signalr.Conn) { attached <- "detached" }
 		opts.OnReattached = func(*signalr.Conn) { attached <- "reattached" }
 		f := start(t, opts, func(h *signalr.Hub) {
@@ -135,9 +142,11 @@ func TestStatefulReconnect(t *testing.T) {
 		})
 		mu.Lock()
 		defer mu.Unlock()
-		slices.Sort(heard) // four run at the same time
+		if parallel > 1 {
+			slices.Sort(heard)
+		}
 		if !slices.Equal(heard, numbers(n)) {
-			t.Errorf("the server heard %d messages", len(heard))
+			t.Errorf("the server heard %d messages: %v", len(heard), heard)
 		}
 		if conn.ID() != c.ConnectionID() {
 			t.Error("the client has another connection")
@@ -206,6 +215,21 @@ func TestStatefulWire(t *testing.T) {
 			t.Fatalf("got %q, want %q", got, want)
 		}
 	}
+	// handled waits until the server has handled what was sent, by a ping: it
+	// is answered after what came before.
+	handled := func(s *rawSocket) {
+		t.Helper()
+		s.send(opPing, "are you there")
+		for {
+			opcode, _, err := s.next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if opcode == opPong {
+				return
+			}
+		}
+	}
 	s := connect()
 	s.send(opText, `{"protocol":"json","version":2}`+"\x1e")
 	expect(s, "{}\x1e")
@@ -230,6 +254,7 @@ func TestStatefulWire(t *testing.T) {
 		t.Fatalf("acknowledgement %q", acked)
 	}
 	s.send(opText, `{"type":8,"sequenceId":1}`+"\x1e")
+	handled(s)
 
 	// While the old socket is still there, another takes over. It does not
 	// wait for the client's sequence message.
@@ -247,16 +272,7 @@ func TestStatefulWire(t *testing.T) {
 	s2.send(opText, `{"type":8,"sequenceId":4}`+"\x1e"+`{"type":1,"target":"Echo","arguments":["c"],"invocationId":"3"}`+"\x1e")
 	expect(s2, `{"type":3,"invocationId":"3","result":"c"}`+"\x1e")
 	s2.send(opText, `{"type":8,"sequenceId":5}`+"\x1e")
-	s2.send(opPing, "are you there") // answered after what came before
-	for {
-		opcode, _, err := s2.next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if opcode == opPong {
-			break
-		}
-	}
+	handled(s2)
 	s3 := connect()
 	expect(s3, `{"type":9,"sequenceId":6}`+"\x1e")
 	// A sequence message out of range ends the connection.
@@ -264,6 +280,44 @@ func TestStatefulWire(t *testing.T) {
 	wantContains(t, s3.rest(), "sequence id 9 out of range 1 to 4")
 	if err := receive(t, life.disconnected, "OnDisconnected"); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestStatefulOverlap lets a second socket take over while the server is busy
+// with what the first one brought, of which more has arrived: the messages are
+// handled once and in order, whichever socket they are taken from.
+func TestStatefulOverlap(t *testing.T) {
+	var heard []int // by one handler at a time
+	entered, leave := make(chan struct{}), make(chan struct{})
+	last := make(chan struct{})
+	f := start(t, signalr.HubOptions{StatefulReconnect: true}, func(h *signalr.Hub) {
+		h.Handle("Hear", signalr.Action1(func(_ context.Context, _ *signalr.Conn, i int) error {
+			heard = append(heard, i)
+			switch i {
+			case 1:
+				close(entered)
+				<-leave
+			case 4:
+				close(last)
+			}
+			return nil
+		}))
+	})
+	hear := func(i int) string { return fmt.Sprintf(`{"type":1,"target":"Hear","arguments":[%d]}`+"\x1e", i) }
+	n := negotiate(t, f.url, "?negotiateVersion=1&useStatefulReconnect=true", nil)
+	s1, _ := dialRaw(t, f.url+"?id="+n.ConnectionToken, nil)
+	s1.send(opText, `{"protocol":"json","version":2}`+"\x1e")
+	s1.send(opText, hear(1))
+	receive(t, entered, "the first message")
+	s1.send(opText, hear(2))
+	s1.send(opText, hear(3))
+	s2, _ := dialRaw(t, f.url+"?id="+n.ConnectionToken, nil)
+	s2.send(opText, `{"type":9,"sequenceId":1}`+"\x1e"+hear(1)+hear(2))
+	s2.send(opText, hear(3)+hear(4))
+	close(leave)
+	receive(t, last, "the last message")
+	if want := []int{1, 2, 3, 4}; !slices.Equal(heard, want) {
+		t.Errorf("heard %v, want %v", heard, want)
 	}
 }
 

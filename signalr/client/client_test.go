@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func receive[T any](t *testing.T, ch <-chan T, what string) T {
 	t.Helper()

@@ -17,9 +17,8 @@ import (
 	"github.com/esh3artech/esh3ar/signalr"
 )
 
-// A site is what the scenarios talk to: a hub behind a proxy that can cut
-// connections, a hub that redirects to it, and a control endpoint beside the
-// proxy.
+// A site is what the scenarios talk to: hubs behind a proxy that can cut
+// connections, and a control endpoint beside the proxy.
 type site struct {
 	web   *httptest.Server
 	proxy *proxy
@@ -33,7 +32,9 @@ type site struct {
 // config is what scenarios.mjs is told.
 type config struct {
 	Hub       string `json:"hub"`
-	Redirect  string `json:"redirect"`
+	Ordered   string `json:"ordered"`   // runs one invocation after another, Hub four at a time
+	Impatient string `json:"impatient"` // pings often and soon gives up silent clients
+	Redirect  string `json:"redirect"`  // redirects to Hub
 	Control   string `json:"control"`
 	Transport string `json:"transport"`
 	Protocol  string `json:"protocol"`
@@ -52,8 +53,6 @@ func startSite(t *testing.T) *site {
 		AllowedOrigins:         []string{"*"},
 		StatefulReconnect:      true,
 		MaxParallelInvocations: 4,
-		KeepAliveInterval:      200 * time.Millisecond,
-		ClientTimeout:          2 * time.Second,
 		OutboxMessages:         5000,
 		OnDisconnected: func(c *signalr.Conn, err error) {
 			text := "no error"
@@ -68,6 +67,18 @@ func startSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s.register(hub)
+	options.MaxParallelInvocations = 1
+	ordered, err := server.NewHub(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.register(ordered)
+	options.KeepAliveInterval, options.ClientTimeout = 200*time.Millisecond, 3*time.Second
+	impatient, err := server.NewHub(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.register(impatient)
 	redirecting, err := server.NewHub(signalr.HubOptions{
 		AllowedOrigins: []string{"*"},
 		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
@@ -79,6 +90,8 @@ func startSite(t *testing.T) *site {
 	}
 	mux := http.NewServeMux()
 	hub.Mount(mux, "/hub")
+	ordered.Mount(mux, "/ordered")
+	impatient.Mount(mux, "/impatient")
 	redirecting.Mount(mux, "/redirect")
 	mux.HandleFunc("POST /control/cut", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -108,7 +121,8 @@ func startSite(t *testing.T) *site {
 
 func (s *site) config(transport, protocol string) config {
 	return config{
-		Hub: s.proxy.url + "/hub", Redirect: s.proxy.url + "/redirect", Control: s.web.URL + "/control",
+		Hub: s.proxy.url + "/hub", Ordered: s.proxy.url + "/ordered", Impatient: s.proxy.url + "/impatient",
+		Redirect: s.proxy.url + "/redirect", Control: s.web.URL + "/control",
 		Transport: transport, Protocol: protocol, Token: "alice",
 	}
 }
@@ -165,7 +179,9 @@ func (s *site) register(h *signalr.Hub) {
 		}
 		return nil
 	}))
-	h.Handle("PushSlowly", signalr.Action1(func(ctx ctx, c *conn, n int) error {
+	// A stream without items: streams run beside the reader also where
+	// invocations do not.
+	h.Handle("PushSlowly", signalr.Stream1(func(ctx ctx, c *conn, n int, _ *signalr.StreamWriter[int]) error {
 		return slowly(ctx, n, func(i int) error { return c.Send(signalr.NewMessage("Number", i)) })
 	}))
 	h.Handle("Count", signalr.Stream1(func(_ ctx, _ *conn, n int, out *signalr.StreamWriter[int]) error {
