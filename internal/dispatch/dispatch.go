@@ -74,7 +74,8 @@ type Options struct {
 	Memory int64
 	// Tight, if set, says that the process is short of memory. While it is, a shard reads no further
 	// ahead than a sixteenth of Memory, and its recipients have little in flight and hold nothing that
-	// the store can hold: work waits in the journal and the store, and goes on in small steps.
+	// the store can hold: work waits in the journal and the store, and goes on in small steps. When it
+	// ends, they get their room back by and by.
 	Tight func() bool
 	// CommitEvery is the pace of a shard's commits while there is something to commit. Default 20 ms.
 	CommitEvery time.Duration

@@ -15,8 +15,6 @@ const (
 	// and timeline, its places in a mailbox, a lane and the committer, and its encoded frame. Measured
 	// over small messages, where it is most of what they take.
 	messageCost = 2 << 10
-	// tightShare is the part of a shard's memory that may be used while memory is tight.
-	tightShare = 16
 	// tightEvery is how often it is asked whether memory is tight.
 	tightEvery = 50 * time.Millisecond
 	// relaxEvery is the time between two steps by which recipients get their memory back: long enough for
@@ -50,27 +48,40 @@ func (m *memory) Release(n int64) {
 	m.room.Release(n)
 }
 
-// holdBack keeps from reading on while memory is tight and the shard has its share of that in use. What it
-// waits for is the store, so there is always an end to it, or the store is down and there is nothing to
-// gain by reading. Nor does it read faster than that share in a second: the journal keeps what was read in
-// the last seconds in memory too. Bytes is the size of the entry that was read last.
+// tightness returns how short of memory the process is, from 0 to delivery.Tight.
+func (d *Dispatcher) tightness() int {
+	if d.opts.Tight != nil && d.opts.Tight() {
+		return delivery.Tight
+	}
+	return int(d.tight.Load())
+}
+
+// holdBack keeps from reading on while memory is tight and the shard has its share of that in use: a
+// sixteenth at first, and twice that with each step by which it is less tight. What it waits for is the
+// store, so there is always an end to it, or the store is down and there is nothing to gain by reading.
+// Nor does it read faster than that share in a second: the journal keeps what was read in the last seconds
+// in memory too. Bytes is the size of the entry that was read last.
 func (in *intake) holdBack(ctx context.Context, bytes int) error {
-	o, m := &in.s.d.opts, in.s.memory
-	if o.Tight == nil || !o.Tight() {
+	d, m := in.s.d, in.s.memory
+	if d.tightness() == 0 {
 		return nil
 	}
-	share := max(m.limit/tightShare, 1)
-	next := o.Now().Add(time.Duration(float64(bytes) / float64(share) * float64(time.Second)))
+	began := d.opts.Now()
 	tick := time.NewTicker(tightEvery / 5)
 	defer tick.Stop()
-	for o.Tight() && (m.used.Load() > share || o.Now().Before(next)) {
+	for {
+		level := d.tightness()
+		share := max(m.limit>>level, 1)
+		pause := time.Duration(float64(bytes) / float64(share) * float64(time.Second))
+		if level == 0 || m.used.Load() <= share && d.opts.Now().Sub(began) >= pause {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
 	}
-	return nil
 }
 
 // watchMemory tells the recipients when memory gets tight, and step by step when it no longer is, until
