@@ -97,6 +97,9 @@ const (
 	// staleAfter is how old the knowledge of what is alive may be while memory is tight. A process that
 	// has become idle would not collect by itself, and stay tight.
 	staleAfter = time.Second
+	// doubtAfter is the same while as much is allocated as would be tight if it were all alive: between two
+	// collections that the runtime makes by itself, what is alive may double.
+	doubtAfter = 200 * time.Millisecond
 )
 
 // The runtime's figures that are sampled, in this order.
@@ -181,14 +184,14 @@ func (w *memoryWatch) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-tick.C:
-			if stale := w.sample(now); stale && w.tight() {
+			if w.sample(now) {
 				runtime.GC()
 			}
 		}
 	}
 }
 
-// sample takes the figures, and reports whether those about the heap are out of date.
+// sample takes the figures, and reports whether those about the heap are out of date and matter.
 func (w *memoryWatch) sample(now time.Time) (stale bool) {
 	metrics.Read(w.samples)
 	v := func(i int) uint64 { return w.samples[i].Value.Uint64() }
@@ -210,5 +213,7 @@ func (w *memoryWatch) sample(now time.Time) (stale bool) {
 		}
 		w.log.Log(context.Background(), level, what, "used", fmt.Sprint(Bytes(used>>20<<20)), "limit", fmt.Sprint(Bytes(w.limit>>20<<20)))
 	}
-	return now.Sub(w.collected) > staleAfter
+	age := now.Sub(w.collected)
+	doubt := (used-live+v(4))*100 >= w.limit*tightPercent
+	return is && age > staleAfter || doubt && age > doubtAfter
 }
