@@ -113,11 +113,11 @@ func TestMemoryTight(t *testing.T) {
 	const (
 		limit      = 384 << 20
 		recipients = 150
-		each       = 330      // messages to each recipient
+		each       = 280      // messages to each recipient
 		size       = 32 << 10 // of a message
 		total      = recipients * each * size
 	)
-	if total < 4*limit {
+	if total < 3*limit {
 		t.Fatal("that is no backlog")
 	}
 	wrap, kills := memoryGroup(t, limit)
