@@ -167,7 +167,7 @@ func numbers(n int) []int {
 
 func TestStatefulGraceEnds(t *testing.T) {
 	life := newLifeHub()
-	f := start(t, life.options(signalr.HubOptions{StatefulReconnect: true, DisconnectTimeout: 100 * time.Millisecond}), nil)
+	f := start(t, life.options(signalr.HubOptions{StatefulReconnect: true, DisconnectTimeout: time.Second}), nil)
 	n := negotiate(t, f.url, "?negotiateVersion=1&useStatefulReconnect=true", nil)
 	s, _ := dialRaw(t, f.url+"?id="+n.ConnectionToken, nil)
 	s.send(opText, `{"protocol":"json","version":2}`+"\x1e")

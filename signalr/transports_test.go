@@ -117,7 +117,7 @@ func TestNewPollEndsTheOld(t *testing.T) {
 
 func TestAbandonedPolling(t *testing.T) {
 	life := newLifeHub()
-	f := start(t, life.options(signalr.HubOptions{DisconnectTimeout: 100 * time.Millisecond}), echoHub)
+	f := start(t, life.options(signalr.HubOptions{DisconnectTimeout: time.Second}), echoHub)
 	p := f.poll(t)
 	receive(t, life.connected, "OnConnected")
 	if err := receive(t, life.disconnected, "OnDisconnected"); err == nil {
