@@ -107,15 +107,15 @@ func newPhone(t *testing.T, s *server, who string, silent bool) *phone {
 
 // stayAlive sends what SignalR clients send so that the server does not take them for gone, until the
 // connection ends.
-func (p *phone) stayAlive() {
+func (d *device) stayAlive() {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			// An error means that the connection has ended.
-			_ = p.write(map[string]int{"type": 6})
-		case <-p.closed:
+			_ = d.write(map[string]int{"type": 6})
+		case <-d.closed:
 			return
 		}
 	}

@@ -143,7 +143,15 @@ func TestMemoryTight(t *testing.T) {
 			t.Fatal(err)
 		}
 		close(ready)
-		t.Cleanup(d.hangUp)
+		alive := make(chan struct{})
+		go func() {
+			defer close(alive)
+			d.stayAlive()
+		}()
+		t.Cleanup(func() {
+			d.hangUp()
+			<-alive
+		})
 	}
 	a := s.api()
 	filling := strings.Repeat("x", size-64)
