@@ -27,7 +27,7 @@ func (s *Service) resolve(ctx context.Context, start Start) (Cursor, error) {
 			return nil, at(err, "cursor")
 		}
 	}
-	ranges, err := s.opts.Store.EventRanges(ctx)
+	ranges, err := s.ranges(ctx)
 	switch {
 	case err != nil:
 		return nil, unavailable(err)
@@ -42,7 +42,7 @@ func (s *Service) resolve(ctx context.Context, start Start) (Cursor, error) {
 // scan reads a client's events of one shard that follow a place. It returns them, the place behind all
 // that was read, and whether that is the end for now. Its error is store.ErrForgotten or transient.
 func (s *Service) scan(ctx context.Context, shard int, client string, from Place) (items []item, to Place, end bool, err error) {
-	writes, err := s.opts.Store.Events(ctx, uint16(shard), from.Number, readEvents)
+	writes, err := s.read(ctx, shard, from.Number)
 	if err != nil {
 		return nil, from, false, err
 	}
@@ -75,6 +75,7 @@ type Follower struct {
 	shards []following
 	first  int // shard to look at first, so that a busy one does not keep the others waiting
 	wake   chan struct{}
+	closed bool
 
 	failures int       // of the store, in a row
 	retry    time.Time // when to ask it again
@@ -112,8 +113,12 @@ func (s *Service) Follow(ctx context.Context, client string, start Start, filter
 	return f, nil
 }
 
-// Close gives up the follower's seats.
+// Close gives up the follower's seats. Closing again does nothing.
 func (f *Follower) Close() {
+	if f.closed {
+		return
+	}
+	f.closed = true
 	for i, t := range f.s.tails {
 		t.leave(&f.shards[i].seat)
 	}
@@ -267,7 +272,7 @@ func (f *Follower) refill(ctx context.Context, i int) (more bool, err error) {
 
 // check makes sure that one can go on from where the follower is in a shard.
 func (f *Follower) check(ctx context.Context, i int) error {
-	ranges, err := f.s.opts.Store.EventRanges(ctx)
+	ranges, err := f.s.ranges(ctx)
 	if err != nil {
 		return err
 	}
@@ -286,7 +291,7 @@ func (f *Follower) failed(ctx context.Context, err error) error {
 		return gone
 	case errors.Is(err, store.ErrForgotten):
 		// If the ranges do not say so, the gap is in the middle of what is kept.
-		ranges, err := f.s.opts.Store.EventRanges(ctx)
+		ranges, err := f.s.ranges(ctx)
 		if err == nil {
 			if err = f.cursor.check(ranges); err != nil {
 				return err

@@ -229,6 +229,23 @@ func TestIdleFollowersCostNothing(t *testing.T) {
 	}
 }
 
+// TestCrowdComesBack has many followers go on from the past at one time: the store is not stormed.
+func TestCrowdComesBack(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Readers = 2; o.MaxStreams = 1000 })
+	for i := range 20 {
+		w.commit(uint16(i%2), delivered, "alice", "bob")
+	}
+	var crowd sync.WaitGroup
+	for range 200 {
+		f := w.follow("alice", Start{Oldest: true})
+		crowd.Go(func() { w.next(f, 60) })
+	}
+	crowd.Wait()
+	if most := w.faults.most.Load(); most > 2+testShards {
+		t.Errorf("%d readings at one time", most)
+	}
+}
+
 // TestUnannouncedEvents are found all the same: those of another node for instance.
 func TestUnannouncedEvents(t *testing.T) {
 	w := newWorld(t)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/esh3artech/esh3ar"
@@ -47,6 +48,10 @@ type Options struct {
 	WriteTimeout time.Duration
 	// CheckEvery is how often an open stream makes sure that its API key still works. Default 500 ms.
 	CheckEvery time.Duration
+	// Readers is how many readings of the store go on at one time for pages and for streams that are behind;
+	// the others wait. Tails do not. So a crowd that comes back after a restart leaves the store to others,
+	// too. Default 4.
+	Readers int
 	// WatchEvery is how often the store is asked whether there are events that nobody announced, such as
 	// those of another node, while anybody follows. Default 1 s.
 	WatchEvery time.Duration
@@ -63,6 +68,7 @@ type Service struct {
 	metrics *metrics
 	logged  rate.Sometimes
 	drain   chan struct{} // closed by Drain
+	readers *semaphore.Weighted
 
 	mu       sync.Mutex
 	draining bool           // drain is closed
@@ -75,13 +81,14 @@ func New(o Options) (*Service, error) {
 	if o.Store == nil || o.Shards < 1 || o.Problem == nil {
 		return nil, errors.New("notify: Store, Shards and Problem are required")
 	}
-	if o.MaxStreams < 0 || o.Heartbeat < 0 || o.WriteTimeout < 0 || o.CheckEvery < 0 || o.WatchEvery < 0 {
+	if o.MaxStreams < 0 || o.Heartbeat < 0 || o.WriteTimeout < 0 || o.CheckEvery < 0 || o.Readers < 0 || o.WatchEvery < 0 {
 		return nil, errors.New("notify: an option is negative")
 	}
 	setDefault(&o.MaxStreams, 100)
 	setDefault(&o.Heartbeat, 15*time.Second)
 	setDefault(&o.WriteTimeout, 15*time.Second)
 	setDefault(&o.CheckEvery, 500*time.Millisecond)
+	setDefault(&o.Readers, 4)
 	setDefault(&o.WatchEvery, time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -98,7 +105,8 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: o, metrics: m, drain: make(chan struct{}), streams: make(map[string]int),
-		logged: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		readers: semaphore.NewWeighted(int64(o.Readers)),
+		logged:  rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	for shard := range o.Shards {
 		s.tails = append(s.tails, newTail(uint16(shard), o.Store))
@@ -208,6 +216,24 @@ func (s *Service) leave(client string) {
 	if s.streams[client]--; s.streams[client] == 0 {
 		delete(s.streams, client)
 	}
+}
+
+// read returns a shard's writes, for whoever has no seat.
+func (s *Service) read(ctx context.Context, shard int, after int64) ([]store.EventWrite, error) {
+	if err := s.readers.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer s.readers.Release(1)
+	return s.opts.Store.Events(ctx, uint16(shard), after, readEvents)
+}
+
+// ranges returns what is kept of every shard's events.
+func (s *Service) ranges(ctx context.Context) (map[uint16]store.EventRange, error) {
+	if err := s.readers.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer s.readers.Release(1)
+	return s.opts.Store.EventRanges(ctx)
 }
 
 // storeFailed logs a failure of the store, unless one was logged a moment ago.

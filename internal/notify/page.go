@@ -81,7 +81,7 @@ func (s *Service) Page(ctx context.Context, client string, start Start, filter F
 // pageError is how a failed reading is told.
 func (s *Service) pageError(ctx context.Context, cursor Cursor, err error) error {
 	if errors.Is(err, store.ErrForgotten) {
-		ranges, rerr := s.opts.Store.EventRanges(ctx)
+		ranges, rerr := s.ranges(ctx)
 		if rerr != nil {
 			return unavailable(rerr)
 		}

@@ -44,10 +44,19 @@ type faults struct {
 	down     atomic.Bool
 	restored atomic.Bool // says that there are fewer events than there were
 	reads    atomic.Int64
+	now      atomic.Int64 // readings under way
+	most     atomic.Int64 // that there were at one time
 }
 
 func (f *faults) Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error) {
 	f.reads.Add(1)
+	for n := f.now.Add(1); ; {
+		most := f.most.Load()
+		if n <= most || f.most.CompareAndSwap(most, n) {
+			break
+		}
+	}
+	defer f.now.Add(-1)
 	if f.down.Load() {
 		return nil, errors.New("the store is down")
 	}
