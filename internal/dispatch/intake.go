@@ -93,8 +93,9 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 }
 
 // giveWay waits as long as so many messages take at the pace of a busy machine, or until it is not busy
-// any more. So a burst is accepted at nearly the speed of the network, and routed and stored behind
-// it; one that does not end is routed at full speed from the lag on that is allowed.
+// any more. So a burst for recipients who are away is accepted at the speed of the network, and stored
+// behind it; one that does not end is stored at full speed from the lag on that is allowed. Messages for
+// connected recipients do not count: they are wanted now.
 func (in *intake) giveWay(ctx context.Context, messages int, entry time.Time) error {
 	o := &in.s.d.opts
 	if o.Busy == nil || !o.Busy() {
@@ -118,8 +119,8 @@ func (in *intake) giveWay(ctx context.Context, messages int, entry time.Time) er
 	return nil
 }
 
-// take brings one entry's messages to their recipients and returns how many there were. It blocks
-// while too much is in memory.
+// take brings one entry's messages to their recipients and returns how many of them only have to be stored,
+// because nobody is connected. It blocks while too much is in memory.
 func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int, error) {
 	s := in.s
 	now := s.d.opts.Now()
@@ -145,11 +146,10 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int
 		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin}
 		items[i] = &block[i]
 	}
-	n := len(items)
 	if items = s.deferred.admit(items, doubtful); len(items) > 0 {
-		s.arrive(items)
+		return s.arrive(items), nil
 	}
-	return n, nil
+	return 0, nil
 }
 
 // decode returns the messages of an entry and what of it cannot be one.

@@ -57,6 +57,11 @@ func TestOnlyDoubtfulMessagesWaitForTheStore(t *testing.T) {
 	first := w.keyed("amina", "order 1", "one")
 	w.accept(first)
 	w.await(first, esh3ar.StatusDelivered)
+	// It was found that nothing waits for basil, too.
+	ready := w.message("shop", "basil", "ready")
+	w.accept(ready)
+	w.await(ready, esh3ar.StatusDelivered)
+	w.next(basil)
 
 	s.away.Store(true)
 	fresh := w.keyed("amina", uuid.Must(uuid.NewV7()).String(), "fresh")

@@ -49,10 +49,12 @@ type recipient struct {
 	shard *shard
 	name  string
 
-	// mailbox and scheduled are guarded by shard.mu. The mailbox is bounded by what feeds it: the
+	// mailbox, scheduled and attached are guarded by shard.mu. The mailbox is bounded by what feeds it: the
 	// journal entries in memory, one page, and what connections say at the pace they are read.
 	mailbox   []event
 	scheduled bool
+	// attached counts the connections, those included whose event waits in the mailbox.
+	attached int
 
 	// The rest belongs to the worker that runs it.
 	core  *delivery.Recipient

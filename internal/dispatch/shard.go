@@ -96,6 +96,12 @@ func (s *shard) claim(ctx context.Context) (store.Claim, error) {
 func (s *shard) post(name string, e event) {
 	s.mu.Lock()
 	r := s.recipient(name)
+	switch e.kind {
+	case evAttach:
+		r.attached++
+	case evDetach:
+		r.attached--
+	}
 	r.mailbox = append(r.mailbox, e)
 	run := !r.scheduled
 	r.scheduled = true
@@ -115,14 +121,18 @@ func (s *shard) recipient(name string) *recipient {
 	return r
 }
 
-// arrive brings the new messages of one journal entry to their recipients, in order.
-func (s *shard) arrive(items []*delivery.Item) {
+// arrive brings the new messages of one journal entry to their recipients, in order. It returns how many
+// are for recipients that are not connected.
+func (s *shard) arrive(items []*delivery.Item) (offline int) {
 	run := make([]*recipient, 0, len(items))
 	s.mu.Lock()
 	for _, it := range items {
 		s.ord++
 		it.Ord = s.ord
 		r := s.recipient(it.Message.To)
+		if r.attached == 0 {
+			offline++
+		}
 		r.mailbox = append(r.mailbox, event{kind: evArrive, item: it})
 		if !r.scheduled {
 			r.scheduled = true
@@ -133,6 +143,7 @@ func (s *shard) arrive(items []*delivery.Item) {
 	if len(run) > 0 {
 		s.d.runq.push(run...)
 	}
+	return offline
 }
 
 // tick wakes recipients. One that is forgotten already, or forgotten and new again, takes no harm.
