@@ -19,7 +19,7 @@ const (
 	tightEvery = 50 * time.Millisecond
 	// relaxEvery is the time between two steps by which recipients get their memory back: long enough for
 	// a collection to tell what the last step took.
-	relaxEvery = time.Second
+	relaxEvery = 2 * time.Second
 )
 
 // memory counts what the journal entries take that were read and are not stored yet.

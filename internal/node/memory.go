@@ -30,7 +30,7 @@ const (
 	cacheShare    = 16
 	// spareShare is what the Go runtime does not get: it may be above its limit for a moment, where the
 	// collector gets too little of the processors, and the journal's blocks of 8 MiB make that a big one.
-	spareShare = 6
+	spareShare = 4
 	// cgroupPercent is how much of the cgroup's memory is taken for the limit: the rest is for what the Go
 	// runtime does not count.
 	cgroupPercent = 90
@@ -89,7 +89,7 @@ const (
 	// it does not change its mind with every collection. From fullPercent on nothing is accepted. The rest is
 	// the collector's: where it has too little to work in, it gives up on the limit rather than on the program.
 	tightPercent   = 60
-	relaxedPercent = 50
+	relaxedPercent = 45
 	fullPercent    = 75
 	// Nor is anything accepted while the runtime is above its limit by so much: the collector does not
 	// keep up.

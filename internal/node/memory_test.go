@@ -17,7 +17,7 @@ func TestMemoryPlan(t *testing.T) {
 	c := DefaultConfig()
 	c.MemoryLimit = 256 << 20
 	p := planMemory(&c)
-	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 256<<20-2*16<<20-(256<<20)/6 {
+	if p.limit != 256<<20 || p.dispatch != 64<<20 || p.cache != 16<<20 || p.runtime != 256<<20-2*16<<20-(256<<20)/4 {
 		t.Errorf("256 MiB are divided into %+v", p)
 	}
 	c.MemoryLimit = 8 << 30
@@ -67,7 +67,7 @@ func TestMemoryIsTight(t *testing.T) {
 	}
 	w.limit = w.limit * 10 / 9
 	runtime.KeepAlive(ballast)
-	ballast = make([]byte, w.limit*55/100-base) // between the two marks: nothing changes
+	ballast = make([]byte, w.limit*52/100-base) // between the two marks: nothing changes
 	runtime.GC()
 	if w.sample(now); !w.tight() {
 		t.Errorf("relaxed with %d of %d", w.used.Load(), w.limit)
