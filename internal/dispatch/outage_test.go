@@ -93,7 +93,7 @@ func TestOnlyDoubtfulMessagesWaitForTheStore(t *testing.T) {
 // A repetition of what was stored before is found when the store answers, and is not delivered.
 func TestDeferredRepetitionIsLeftOut(t *testing.T) {
 	w := newWorld(t)
-	amina := w.connect("amina", true)
+	w.connect("amina", true)
 	first := w.keyed("amina", "order 1", "one")
 	w.accept(first)
 	w.await(first, esh3ar.StatusDelivered)
@@ -101,7 +101,7 @@ func TestDeferredRepetitionIsLeftOut(t *testing.T) {
 
 	s := &absent{Store: w.store}
 	w.start(func(o *dispatch.Options) { o.Store = s }) // which remembers no key
-	amina = w.connect("amina", true)
+	amina := w.connect("amina", true)
 	marker := w.message("shop", "amina", "started")
 	w.accept(marker)
 	w.await(marker, esh3ar.StatusDelivered)
