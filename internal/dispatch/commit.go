@@ -358,18 +358,12 @@ func (c *committer) bisect(ctx context.Context, b *store.Batch, cause error) err
 		return c.commit(ctx, &second)
 	}
 	half := len(b.Changes) / 2
-	first.Changes, first.Rejects, first.Positions = b.Changes[:half], nil, c.stable()
+	first.Changes, first.Rejects, first.Positions = b.Changes[:half], nil, c.positions()
 	second.Changes = b.Changes[half:]
 	if err := c.commit(ctx, &first); err != nil {
 		return err
 	}
 	return c.commit(ctx, &second)
-}
-
-func (c *committer) stable() [esh3ar.Tiers]uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.done
 }
 
 // stored tells who waits for it that the transaction is stored.
@@ -398,7 +392,11 @@ func (c *committer) stored(b *store.Batch, parts []pending) {
 }
 
 // positions returns the stored positions.
-func (c *committer) positions() [esh3ar.Tiers]uint64 { return c.stable() }
+func (c *committer) positions() [esh3ar.Tiers]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
 
 // depth returns the number of changes that wait.
 func (c *committer) depth() int {

@@ -14,7 +14,7 @@ import (
 //
 // Errors: those of Message; KindConflict with the code in_flight, or that of its final status.
 func (d *Dispatcher) Cancel(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
-	row, err := d.ask(ctx, client, id, event{kind: evCancel})
+	row, err := d.ask(ctx, client, id, event{kind: evCancel}, nil)
 	if err != nil {
 		return row, err
 	}
@@ -51,20 +51,18 @@ func (d *Dispatcher) Discard(ctx context.Context, client string, id esh3ar.ID, w
 }
 
 func (d *Dispatcher) dead(ctx context.Context, client string, id esh3ar.ID, e event) (store.Row, error) {
-	before, err := d.Message(ctx, client, id)
-	if err != nil {
-		return before, err
-	}
-	if before.State.Status != esh3ar.StatusUndelivered {
-		return before, esh3ar.Errorf(esh3ar.KindConflict, "not_undelivered",
-			"message %s is %s, not in the dead-letter queue", id, before.State.Status)
-	}
-	return d.ask(ctx, client, id, e)
+	return d.ask(ctx, client, id, e, func(s esh3ar.Status) error {
+		if s != esh3ar.StatusUndelivered {
+			return esh3ar.Errorf(esh3ar.KindConflict, "not_undelivered", "message %s is %s, not in the dead-letter queue", id, s)
+		}
+		return nil
+	})
 }
 
 // ask brings the event, with the message's row, to the message's recipient, waits until what came of it
-// is stored, and returns the row as it is then.
-func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e event) (store.Row, error) {
+// is stored, and returns the row as it is then. Allowed, if set, may refuse by the status of the row that
+// is brought.
+func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e event, allowed func(esh3ar.Status) error) (store.Row, error) {
 	if int(id.Shard()) >= len(d.shards) {
 		return d.Message(ctx, client, id) // which tells that there is none
 	}
@@ -75,6 +73,9 @@ func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e eve
 	}
 	defer s.looks.Release(1)
 	row, err := d.Message(ctx, client, id)
+	if err == nil && allowed != nil {
+		err = allowed(row.State.Status)
+	}
 	if err != nil || row.State.Status.Final() && row.State.Status != esh3ar.StatusUndelivered {
 		return row, err
 	}

@@ -111,6 +111,17 @@ func (f *deadFilter) matches(row *store.Row) bool {
 		(f.reason == "" || why == f.reason)
 }
 
+// askedFor finds the caller and reads what of its dead-letter queue it asks for.
+func (a *API) askedFor(r *http.Request) (deadFilter, error) {
+	client, err := a.keys.caller(r)
+	if err != nil {
+		return deadFilter{}, err
+	}
+	f, err := parseDeadFilter(r.URL.RawQuery)
+	f.Client = client.ID
+	return f, err
+}
+
 // parseDeadFilter reads the filters of the dead-letter queue, which are those of a listing without the
 // status and with two of its own.
 func parseDeadFilter(raw string) (deadFilter, error) {
@@ -161,15 +172,10 @@ func (a *API) eachDead(ctx context.Context, f deadFilter, do func(*store.Row) er
 
 // listDead serves GET /v1/dead-letters.
 func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	f, err := a.askedFor(r)
 	if err != nil {
 		return err
 	}
-	f, err := parseDeadFilter(r.URL.RawQuery)
-	if err != nil {
-		return err
-	}
-	f.Client = client.ID
 	ctx, cancel := context.WithTimeout(r.Context(), readTime)
 	defer cancel()
 	out := []byte(`{"dead_letters":[`)
@@ -209,20 +215,15 @@ func appendNext(dst []byte, next string) []byte {
 // replayAll serves POST /v1/dead-letters/replay: it replays what the filter matches, at most limit of
 // them.
 func (a *API) replayAll(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	f, err := a.askedFor(r)
 	if err != nil {
 		return err
 	}
-	f, err := parseDeadFilter(r.URL.RawQuery)
-	if err != nil {
-		return err
-	}
-	f.Client = client.ID
 	ctx, cancel := context.WithTimeout(r.Context(), replayTime)
 	defer cancel()
 	replayed, skipped := 0, 0
 	next, err := a.eachDead(ctx, f, func(row *store.Row) error {
-		_, err := a.operator.Replay(ctx, client.ID, row.Message.ID)
+		_, err := a.operator.Replay(ctx, f.Client, row.Message.ID)
 		switch esh3ar.KindOf(err) {
 		case esh3ar.KindConflict, esh3ar.KindNotFound: // somebody else was faster
 			skipped++
