@@ -49,10 +49,40 @@ type Client struct {
 	// Name is what devices see as the sender ("from").
 	Name string
 	Tier Tier
+	// Rate is how many messages a second the client may send in the long run, 0 for as many as it likes.
+	// Burst is how many it may send at once when it was quiet; 0 with a Rate means one second's worth.
+	Rate, Burst int
+	// DailyQuota is how many messages the client may send in a day (UTC), 0 for as many as it likes.
+	DailyQuota int64
+	// Recipients is a pattern that the client's recipients must match, "" for any: a list of
+	// alternatives, separated by spaces, in which * stands for any characters, as in "+962* shop-*".
+	Recipients string
+	// Scopes are what the client's keys may be used for.
+	Scopes Scopes
 	// MintTokens allows the client to mint device tokens for its recipients.
 	MintTokens bool
-	CreatedAt  time.Time
+	// Suspended says that none of the client's keys work for now. What it sent goes on.
+	Suspended bool
+	CreatedAt time.Time
 }
+
+// Scopes is a set of things that an API key may be used for.
+type Scopes uint32
+
+// The scopes.
+const (
+	ScopeSend        Scopes = 1 << iota // send and cancel messages
+	ScopeRead                           // read messages and their events, on every way
+	ScopeDeadLetters                    // list, replay and discard dead letters
+	ScopeWebhooks                       // manage webhook endpoints
+	ScopeTokens                         // mint device tokens
+
+	// AllScopes is every scope.
+	AllScopes = ScopeSend | ScopeRead | ScopeDeadLetters | ScopeWebhooks | ScopeTokens
+)
+
+// Has reports whether every scope of want is in s.
+func (s Scopes) Has(want Scopes) bool { return s&want == want }
 
 // APIKey is one key of a client, without the secret itself.
 type APIKey struct {

@@ -103,8 +103,11 @@ type Options struct {
 
 // Route is a resource below /v1/ that is served elsewhere, with the API's authentication and its problems.
 type Route struct {
-	// Path is the whole path.
-	Path string
+	// Pattern is the path as http.ServeMux takes it, without a method or a host: "/v1/webhooks/{id}". The
+	// parts in braces are the request's PathValues.
+	Pattern string
+	// Scope is what the API key must be allowed to do.
+	Scope esh3ar.Scopes
 	// Methods are those that the route takes, as the Allow header lists them.
 	Methods []string
 	// Serve answers a request, or returns how it is refused, in which case it has written nothing.
@@ -119,7 +122,7 @@ type API struct {
 	messages Messages
 	operator Operator
 	tokens   Tokens
-	routes   []Route
+	routes   *http.ServeMux // of Options.Routes
 
 	shards      int
 	window      time.Duration
@@ -181,7 +184,6 @@ func New(o Options) (*API, error) {
 		messages:    o.Messages,
 		operator:    o.Operator,
 		tokens:      o.Tokens,
-		routes:      o.Routes,
 		shards:      o.Shards,
 		window:      o.IdempotencyWindow,
 		now:         o.Now,
@@ -191,6 +193,15 @@ func New(o Options) (*API, error) {
 		recent:      newRecentKeys(o.RecentKeys),
 		batchMemory: o.BatchMemory,
 		jsonType:    []string{"application/json"},
+	}
+	a.routes = http.NewServeMux()
+	a.routes.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { a.refuse(w, r, noRoute()) })
+	for _, route := range o.Routes {
+		a.routes.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := a.serveRoute(w, r, &route); err != nil {
+				a.refuse(w, r, err)
+			}
+		})
 	}
 	a.calls.New = func() any { return new(call) }
 	a.batches.New = func() any { return newBatch() }
@@ -252,12 +263,8 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if rest, ok := strings.CutPrefix(path, "/v1/dead-letters"); ok && (rest == "" || rest[0] == '/') {
 		return a.deadLetters(w, r, rest)
 	}
-	for i := range a.routes {
-		if a.routes[i].Path == path {
-			return a.serveRoute(w, r, &a.routes[i])
-		}
-	}
-	return noRoute()
+	a.routes.ServeHTTP(w, r)
+	return nil
 }
 
 func (a *API) serveRoute(w http.ResponseWriter, r *http.Request, route *Route) error {

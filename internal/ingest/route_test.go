@@ -21,7 +21,7 @@ func (e goneError) ProblemMember() (name, value string) { return "oldest_cursor"
 
 func TestRoutesOfOthers(t *testing.T) {
 	s := newService(t, func(o *Options) {
-		o.Routes = []Route{{Path: "/v1/things", Methods: []string{http.MethodGet, http.MethodHead},
+		o.Routes = []Route{{Pattern: "/v1/things", Methods: []string{http.MethodGet, http.MethodHead},
 			Serve: func(w http.ResponseWriter, r *http.Request, who Caller) error {
 				switch r.URL.RawQuery {
 				case "gone":

@@ -170,7 +170,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	api, err := ingest.New(ingest.Options{
 		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Tokens: tokens,
-		Routes: []ingest.Route{{Path: "/v1/events", Methods: []string{http.MethodGet, http.MethodHead}, Serve: n.events}},
+		Routes: []ingest.Route{{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet, http.MethodHead}, Serve: n.events}},
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
