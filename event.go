@@ -5,5 +5,7 @@ type Event struct {
 	Message ID
 	Client  string
 	To      string
+	// TraceParent is the message's, "" without one.
+	TraceParent string
 	Transition
 }

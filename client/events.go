@@ -21,6 +21,8 @@ type Event struct {
 	// Type is "message." and the status.
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
+	// TraceParent is the W3C traceparent that the message was sent with, "" without one.
+	TraceParent string `json:"traceparent,omitempty"`
 	// Data says which message it is and what it has become.
 	Data EventData `json:"data"`
 }

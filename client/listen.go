@@ -28,6 +28,8 @@ type Delivery struct {
 	Type       string            `json:"type,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	AcceptedAt time.Time         `json:"accepted_at"`
+	// TraceParent is the W3C traceparent that the message was sent with, "" without one.
+	TraceParent string `json:"traceparent,omitempty"`
 	// Attempt is 1 for the first time that the platform sends the message.
 	Attempt uint32 `json:"attempt"`
 	// ReceivedAt is when it arrived, by the clock of this machine.

@@ -39,6 +39,8 @@ type delivery struct {
 	Metadata   map[string]string `json:"metadata"`
 	AcceptedAt time.Time         `json:"accepted_at"`
 	Attempt    int               `json:"attempt"`
+	// TraceParent is that of the message's request.
+	TraceParent string `json:"traceparent"`
 }
 
 // recordSeparator ends each message of the JSON protocol.

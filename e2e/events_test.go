@@ -27,7 +27,9 @@ type happening struct {
 	ID   string    `json:"id"`
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
-	Data struct {
+	// Trace is the traceparent of the message's request.
+	Trace string `json:"traceparent"`
+	Data  struct {
 		ID      string `json:"id"`
 		To      string `json:"to"`
 		Status  string `json:"status"`
@@ -350,6 +352,70 @@ func TestEventsOfASlowReader(t *testing.T) {
 	resumed.until(t, a.watch(t, quick.place), "delivered", ids...)
 	resumed.check(t, a, ids...)
 	conn.Close()
+	s.stop()
+}
+
+// TestTrace follows a traceparent from the request to the device and to every event, also over a restart of
+// the server, and shows that nothing is made up where there is none.
+func TestTrace(t *testing.T) {
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	dir := t.TempDir()
+	s := start(t, dir)
+	a := s.api()
+	began := a.watch(t, "").place
+	send := func(body, trace string) string {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/v1/messages", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+a.key)
+		if trace != "" {
+			req.Header.Set("traceparent", trace)
+		}
+		resp, err := a.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var got receipt
+		if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != http.StatusAccepted {
+			t.Fatalf("HTTP %d, %v", resp.StatusCode, err)
+		}
+		return got.ID
+	}
+	want := map[string]string{}
+	traced, untraced := send(`{"to":"alice","content":"x"}`, trace), send(`{"to":"alice","content":"y"}`, "")
+	want[traced], want[untraced] = trace, ""
+	r := newRecord()
+	r.until(t, a.watch(t, began), "queued", traced, untraced)
+	s.stop()
+
+	s = start(t, dir)
+	a = s.api()
+	arrived := make(chan delivery, 2)
+	d, err := dial(s.url, token(t, "alice", time.Hour), func(m delivery) { arrived <- m })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.hangUp()
+	for range 2 {
+		m := <-arrived
+		if m.TraceParent != want[m.ID] {
+			t.Errorf("the device gets traceparent %q, want %q", m.TraceParent, want[m.ID])
+		}
+		if err := d.acknowledge(m.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.until(t, a.watch(t, r.cursor), "delivered", traced, untraced)
+	for id, told := range r.messages {
+		for _, h := range told {
+			if h.Trace != want[id] {
+				t.Errorf("%s %s: traceparent %q, want %q", id, h.Data.Status, h.Trace, want[id])
+			}
+		}
+	}
+	r.check(t, a, traced, untraced)
 	s.stop()
 }
 

@@ -28,7 +28,7 @@ func NewFrame(m *esh3ar.Message, attempt uint32) *Frame {
 
 // payload is the argument of ReceiveMessage:
 //
-//	{"id", "from", "content" | "data", "type"?, "metadata"?, "accepted_at", "attempt"}
+//	{"id", "from", "content" | "data", "type"?, "metadata"?, "traceparent"?, "accepted_at", "attempt"}
 type payload struct {
 	m       *esh3ar.Message
 	attempt uint32
@@ -65,6 +65,10 @@ func (p *payload) AppendJSON(dst []byte) []byte {
 		}
 		dst = append(dst, '}')
 	}
+	if m.TraceParent != "" {
+		dst = append(dst, `,"traceparent":`...)
+		dst = signalr.AppendJSONString(dst, m.TraceParent)
+	}
 	dst = append(dst, `,"accepted_at":"`...)
 	dst = m.AcceptedAt.UTC().AppendFormat(dst, time.RFC3339Nano)
 	dst = append(dst, `","attempt":`...)
@@ -80,6 +84,9 @@ func (p *payload) AppendMsgpack(dst []byte) []byte {
 		n++
 	}
 	if len(m.Metadata) > 0 {
+		n++
+	}
+	if m.TraceParent != "" {
 		n++
 	}
 	dst = msgpack.AppendMapHeader(dst, n)
@@ -105,6 +112,10 @@ func (p *payload) AppendMsgpack(dst []byte) []byte {
 			dst = msgpack.AppendString(dst, k)
 			dst = msgpack.AppendString(dst, m.Metadata[k])
 		}
+	}
+	if m.TraceParent != "" {
+		dst = msgpack.AppendString(dst, "traceparent")
+		dst = msgpack.AppendString(dst, m.TraceParent)
 	}
 	dst = msgpack.AppendString(dst, "accepted_at")
 	dst = msgpack.AppendString(dst, m.AcceptedAt.UTC().Format(time.RFC3339Nano))

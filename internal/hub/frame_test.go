@@ -18,7 +18,8 @@ func messages() map[string]*esh3ar.Message {
 		"text":   {ID: id, From: "bank", Content: "Your code is 123456", AcceptedAt: at},
 		"quotes": {ID: id, From: `"Bank" <\>`, Content: "line\nbreak \u0001 \u2028 \U0001f512 </script>", Type: "otp", AcceptedAt: at},
 		"data":   {ID: id, From: "shop", Data: []byte(`{"total":12.5,"n":9007199254740993,"items":[{"sku":"a"},null,true,-1e3],"clé":"<ü>"}`), AcceptedAt: at},
-		"all":    {ID: id, From: "shop", Content: "x", Type: "t", Metadata: map[string]string{"order": "17", "": "é\"", "z": ""}, AcceptedAt: at},
+		"all": {ID: id, From: "shop", Content: "x", Type: "t", Metadata: map[string]string{"order": "17", "": "é\"", "z": ""}, AcceptedAt: at,
+			TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 	}
 }
 
@@ -44,6 +45,9 @@ func want(t *testing.T, m *esh3ar.Message, attempt int) map[string]any {
 			all[k] = v
 		}
 		w["metadata"] = all
+	}
+	if m.TraceParent != "" {
+		w["traceparent"] = m.TraceParent
 	}
 	return w
 }

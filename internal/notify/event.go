@@ -27,7 +27,12 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	dst = append(dst, e.Status.String()...)
 	dst = append(dst, `","time":"`...)
 	dst = e.At.UTC().AppendFormat(dst, timeFormat)
-	dst = append(dst, `","data":{"id":"`...)
+	dst = append(dst, '"')
+	if e.TraceParent != "" {
+		dst = append(dst, `,"traceparent":`...)
+		dst = signalr.AppendJSONString(dst, e.TraceParent)
+	}
+	dst = append(dst, `,"data":{"id":"`...)
 	dst = e.Message.Append(dst)
 	dst = append(dst, `","to":`...)
 	dst = signalr.AppendJSONString(dst, e.To)

@@ -22,6 +22,7 @@ const (
 	fieldEventAtDelta = 6
 	fieldEventAttempt = 7
 	fieldEventReason  = 8
+	fieldEventTrace   = 9
 )
 
 // EventBlock collects the encoding of a run of events. Each event is written as its difference from
@@ -45,41 +46,49 @@ func (b *EventBlock) Len() int { return b.n }
 // Bytes returns the encoding, which the next Add or Reset overwrites.
 func (b *EventBlock) Bytes() []byte { return b.buf }
 
-// Add appends one transition of a message. Times are kept to the microsecond.
-func (b *EventBlock) Add(id esh3ar.ID, client, to string, t *esh3ar.Transition) {
+// Add appends an event. Times are kept to the microsecond.
+func (b *EventBlock) Add(e *esh3ar.Event) {
 	dst := protowire.AppendTag(b.buf, fieldBlockEvents, protowire.BytesType)
 	// One byte of length is reserved; an event with long names is moved up.
 	start := len(dst)
 	dst = append(dst, 0)
-	if b.n == 0 || id != b.last.Message {
+	if b.n == 0 || e.Message != b.last.Message {
 		dst = protowire.AppendTag(dst, fieldEventMessage, protowire.BytesType)
-		dst = protowire.AppendBytes(dst, id[:])
-		if b.n == 0 || client != b.last.Client {
+		dst = protowire.AppendBytes(dst, e.Message[:])
+		if b.n == 0 || e.Client != b.last.Client {
 			dst = protowire.AppendTag(dst, fieldEventClient, protowire.BytesType)
-			dst = protowire.AppendString(dst, client)
+			dst = protowire.AppendString(dst, e.Client)
 		}
-		if b.n == 0 || to != b.last.To {
+		if b.n == 0 || e.To != b.last.To {
 			dst = protowire.AppendTag(dst, fieldEventTo, protowire.BytesType)
-			dst = protowire.AppendString(dst, to)
+			dst = protowire.AppendString(dst, e.To)
 		}
 	}
-	if t.Seq != b.last.Seq+1 {
+	if e.Seq != b.last.Seq+1 {
 		dst = protowire.AppendTag(dst, fieldEventSeq, protowire.VarintType)
-		dst = protowire.AppendVarint(dst, uint64(t.Seq))
+		dst = protowire.AppendVarint(dst, uint64(e.Seq))
 	}
-	at := t.At.UnixMicro()
-	dst = appendVarint(dst, fieldEventStatus, uint64(t.Status))
+	at := e.At.UnixMicro()
+	dst = appendVarint(dst, fieldEventStatus, uint64(e.Status))
 	dst = appendVarint(dst, fieldEventAtDelta, protowire.EncodeZigZag(at-b.at))
-	dst = appendVarint(dst, fieldEventAttempt, uint64(t.Attempt))
-	dst = appendString(dst, fieldEventReason, string(t.Reason))
+	dst = appendVarint(dst, fieldEventAttempt, uint64(e.Attempt))
+	dst = appendString(dst, fieldEventReason, string(e.Reason))
+	if e.TraceParent != b.last.TraceParent {
+		dst = protowire.AppendTag(dst, fieldEventTrace, protowire.BytesType)
+		dst = protowire.AppendString(dst, e.TraceParent)
+	}
 	if size := len(dst) - start - 1; size < 0x80 {
 		dst[start] = byte(size)
 	} else {
-		body := append([]byte(nil), dst[start+1:]...)
-		dst = protowire.AppendBytes(dst[:start], body)
+		more := protowire.SizeVarint(uint64(size)) - 1
+		for range more {
+			dst = append(dst, 0)
+		}
+		copy(dst[start+1+more:], dst[start+1:start+1+size])
+		protowire.AppendVarint(dst[:start], uint64(size))
 	}
 	b.buf = dst
-	b.last = esh3ar.Event{Message: id, Client: client, To: to, Transition: *t}
+	b.last = *e
 	b.at = at
 	b.n++
 }
@@ -151,6 +160,8 @@ func decodeEvent(b []byte, e *esh3ar.Event) (delta int64, err error) {
 				e.To = string(v)
 			case fieldEventReason:
 				e.Reason = internReason(v)
+			case fieldEventTrace:
+				e.TraceParent = string(v)
 			}
 		case protowire.VarintType:
 			v, n := protowire.ConsumeVarint(b)

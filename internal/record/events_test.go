@@ -1,6 +1,8 @@
 package record_test
 
 import (
+	"bytes"
+	"encoding/hex"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -22,6 +24,7 @@ func randomEvents(r *rand.Rand, n int) []esh3ar.Event {
 		} else {
 			e.Message = esh3ar.ID{byte(1 + r.IntN(5))}
 			e.Client, e.To = names[r.IntN(len(names))], names[r.IntN(len(names))]
+			e.TraceParent = names[r.IntN(len(names))]
 			e.Seq = r.Uint32N(10)
 		}
 		e.Status = esh3ar.Status(1 + r.IntN(int(esh3ar.StatusUndelivered)))
@@ -44,7 +47,7 @@ func TestEventBlock(t *testing.T) {
 		block.Reset()
 		for i := range events {
 			e := &events[i]
-			block.Add(e.Message, e.Client, e.To, &e.Transition)
+			block.Add(e)
 		}
 		if block.Len() != len(events) {
 			t.Fatalf("%d events, want %d", block.Len(), len(events))
@@ -60,6 +63,35 @@ func TestEventBlock(t *testing.T) {
 	}
 }
 
+// TestEventBlockOfOlderVersion holds that what was stored before events told a trace can be read.
+func TestEventBlockOfOlderVersion(t *testing.T) {
+	block, err := hex.DecodeString("0a2a0a1001020000000000000000000000000000120461636d651a05616c6963652801308080fbdffe97a206" +
+		"0a1528034211726563697069656e745f6f66666c696e65" +
+		"0a200a10010300000000000000000000000000001a03626f622004280530d00f3801")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.UnixMicro(1764028800000000).UTC()
+	want := []esh3ar.Event{
+		{Message: esh3ar.ID{1, 2}, Client: "acme", To: "alice", Transition: esh3ar.Transition{Seq: 1, Status: esh3ar.StatusAccepted, At: at}},
+		{Message: esh3ar.ID{1, 2}, Client: "acme", To: "alice", Transition: esh3ar.Transition{
+			Seq: 2, Status: esh3ar.StatusQueued, At: at, Reason: esh3ar.ReasonRecipientOffline}},
+		{Message: esh3ar.ID{1, 3}, Client: "acme", To: "bob", Transition: esh3ar.Transition{
+			Seq: 4, Status: esh3ar.StatusDelivered, At: at.Add(time.Millisecond), Attempt: 1}},
+	}
+	got, err := record.AppendEvents(nil, block)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("error %v\n got %+v\nwant %+v", err, got, want)
+	}
+	var again record.EventBlock
+	for i := range want {
+		again.Add(&want[i])
+	}
+	if !bytes.Equal(again.Bytes(), block) {
+		t.Errorf("events without a trace are stored as\n%x, want\n%x", again.Bytes(), block)
+	}
+}
+
 // TestEventBlockSize holds the encoding to its purpose: the usual life of a message in some seventy bytes.
 func TestEventBlockSize(t *testing.T) {
 	var block record.EventBlock
@@ -72,7 +104,7 @@ func TestEventBlockSize(t *testing.T) {
 		s.Move(esh3ar.StatusSent, at.Add(time.Millisecond), esh3ar.ReasonNone)
 		s.Move(esh3ar.StatusDelivered, at.Add(9*time.Millisecond), esh3ar.ReasonNone)
 		for t := range s.Timeline {
-			block.Add(esh3ar.ID{byte(i)}, "client-1", "+962791234567", &s.Timeline[t])
+			block.Add(&esh3ar.Event{Message: esh3ar.ID{byte(i)}, Client: "client-1", To: "+962791234567", Transition: s.Timeline[t]})
 		}
 		size = len(block.Bytes()) / (i + 1)
 		at = at.Add(time.Second)
@@ -88,7 +120,7 @@ func FuzzAppendEvents(f *testing.F) {
 	for range 5 {
 		var block record.EventBlock
 		for _, e := range randomEvents(r, 5) {
-			block.Add(e.Message, e.Client, e.To, &e.Transition)
+			block.Add(&e)
 		}
 		f.Add(block.Bytes())
 		f.Add(block.Bytes()[:len(block.Bytes())/2])
@@ -105,7 +137,7 @@ func FuzzAppendEvents(f *testing.F) {
 			if i > 0 && e.Message == events[i-1].Message && (e.Client != events[i-1].Client || e.To != events[i-1].To) {
 				return // no writer of ours makes these
 			}
-			block.Add(e.Message, e.Client, e.To, &e.Transition)
+			block.Add(e)
 		}
 		again, err := record.AppendEvents(nil, block.Bytes())
 		if err != nil || !reflect.DeepEqual(again, events) {
@@ -117,12 +149,14 @@ func FuzzAppendEvents(f *testing.F) {
 func BenchmarkEventBlock(b *testing.B) {
 	var block record.EventBlock
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	tr := esh3ar.Transition{Seq: 1, Status: esh3ar.StatusDelivered, At: at, Attempt: 1}
+	e := esh3ar.Event{Client: "client-1", To: "+962791234567",
+		Transition: esh3ar.Transition{Seq: 1, Status: esh3ar.StatusDelivered, At: at, Attempt: 1}}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		if block.Len() == 1000 {
 			block.Reset()
 		}
-		block.Add(esh3ar.ID{byte(i), byte(i >> 8)}, "client-1", "+962791234567", &tr)
+		e.Message = esh3ar.ID{byte(i), byte(i >> 8)}
+		block.Add(&e)
 	}
 }

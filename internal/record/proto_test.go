@@ -155,6 +155,9 @@ func TestEventsAreTheSpecifications(t *testing.T) {
 			{Message: a, Client: "acme", To: "r1", Transition: tr[1]},
 			{Message: b, Client: "acme", To: "r2", Transition: tr[2]},
 		}
+		for i := range want {
+			want[i].TraceParent = rapid.SampledFrom([]string{"", "00-01-02-00", "00-01-03-01"}).Draw(t, "trace parent")
+		}
 		want[1].Seq = want[0].Seq + 1
 		want[2].Seq = want[1].Seq + 7
 		var objects []object
@@ -162,11 +165,14 @@ func TestEventsAreTheSpecifications(t *testing.T) {
 		for i := range want {
 			e := &want[i]
 			e.At = time.UnixMicro(e.At.UnixMicro()).UTC() // the zero time is a time like others here
-			block.Add(e.Message, e.Client, e.To, &e.Transition)
+			block.Add(e)
 			o := object{
 				"status": uint32(e.Status), "at_delta": e.At.UnixMicro() - last, "attempt": e.Attempt, "reason": string(e.Reason),
 			}
 			last = e.At.UnixMicro()
+			if before := i > 0 && want[i-1].TraceParent == e.TraceParent; !before && (i > 0 || e.TraceParent != "") {
+				o["trace_parent"] = e.TraceParent
+			}
 			switch i {
 			case 0:
 				o["message"], o["client"], o["to"] = e.Message[:], e.Client, e.To

@@ -33,6 +33,7 @@ const (
 	fieldDigest      = 14
 	fieldTraceParent = 15
 	fieldUnchecked   = 16
+	fieldStripped    = 17
 
 	fieldMapKey   = 1
 	fieldMapValue = 2
@@ -78,7 +79,8 @@ func AppendMessage(dst []byte, m *esh3ar.Message) []byte {
 		dst = protowire.AppendBytes(dst, m.Digest[:])
 	}
 	dst = appendString(dst, fieldTraceParent, m.TraceParent)
-	return appendVarint(dst, fieldUnchecked, protowire.EncodeBool(m.Unchecked))
+	dst = appendVarint(dst, fieldUnchecked, protowire.EncodeBool(m.Unchecked))
+	return appendVarint(dst, fieldStripped, protowire.EncodeBool(m.Stripped))
 }
 
 // DecodeMessage decodes what AppendMessage wrote, into m. Unknown fields are skipped, so that a newer
@@ -152,6 +154,8 @@ func DecodeMessage(b []byte, m *esh3ar.Message) error {
 				m.ExpiresAt = decodeTime(v)
 			case fieldUnchecked:
 				m.Unchecked = protowire.DecodeBool(v)
+			case fieldStripped:
+				m.Stripped = protowire.DecodeBool(v)
 			}
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)

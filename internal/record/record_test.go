@@ -47,6 +47,7 @@ func messages() *rapid.Generator[*esh3ar.Message] {
 			ExpiresAt:   times().Draw(t, "expires at"),
 			TraceParent: rapid.String().Draw(t, "trace parent"),
 			Unchecked:   rapid.Bool().Draw(t, "unchecked"),
+			Stripped:    rapid.Bool().Draw(t, "stripped"),
 		}
 		if rapid.Bool().Draw(t, "is data") {
 			m.Data = append([]byte{}, rapid.SliceOf(rapid.Byte()).Draw(t, "data")...)
@@ -195,6 +196,7 @@ func TestEventsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Few different names, so that blocks repeat them as real ones do.
 		names := rapid.OneOf(rapid.SampledFrom([]string{"acme", "+962791234567"}), rapid.StringN(1, 200, -1))
+		traces := rapid.OneOf(rapid.SampledFrom([]string{"", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}), rapid.String())
 		some := rapid.SliceOfN(ids(), 1, 3).Draw(t, "ids")
 		var (
 			block EventBlock
@@ -207,8 +209,8 @@ func TestEventsRoundTrip(t *testing.T) {
 				who[id] = [2]string{names.Draw(t, "client"), names.Draw(t, "to")}
 			}
 			tr.At = time.UnixMicro(rapid.Int64Range(-1<<53, 1<<53).Draw(t, "at")).UTC()
-			e := esh3ar.Event{Message: id, Client: who[id][0], To: who[id][1], Transition: tr}
-			block.Add(e.Message, e.Client, e.To, &e.Transition)
+			e := esh3ar.Event{Message: id, Client: who[id][0], To: who[id][1], TraceParent: traces.Draw(t, "trace parent"), Transition: tr}
+			block.Add(&e)
 			want = append(want, e)
 		}
 		if block.Len() != len(want) {
@@ -275,9 +277,9 @@ func FuzzDecodeState(f *testing.F) {
 func FuzzDecodeEvents(f *testing.F) {
 	var block EventBlock
 	for i := range 3 {
-		block.Add(esh3ar.ID{1, byte(i / 2)}, "c", "r", &esh3ar.Transition{
+		block.Add(&esh3ar.Event{Message: esh3ar.ID{1, byte(i / 2)}, Client: "c", To: "r", TraceParent: strings.Repeat("t", i/2), Transition: esh3ar.Transition{
 			Seq: uint32(i), Status: esh3ar.StatusQueued, At: time.UnixMicro(int64(i)), Reason: esh3ar.ReasonAckTimeout,
-		})
+		}})
 	}
 	f.Add(block.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -287,7 +289,7 @@ func FuzzDecodeEvents(f *testing.F) {
 		}
 		var block EventBlock
 		for i := range events {
-			block.Add(events[i].Message, events[i].Client, events[i].To, &events[i].Transition)
+			block.Add(&events[i])
 		}
 		again, err := AppendEvents(nil, block.Bytes())
 		if err != nil {
@@ -378,7 +380,7 @@ func BenchmarkEvents(b *testing.B) {
 		for i := range 100 {
 			m.ID[14] = byte(i)
 			for j := range s.Timeline {
-				block.Add(m.ID, m.Client, m.To, &s.Timeline[j])
+				block.Add(&esh3ar.Event{Message: m.ID, Client: m.Client, To: m.To, TraceParent: m.TraceParent, Transition: s.Timeline[j]})
 			}
 		}
 	}

@@ -282,7 +282,8 @@ func (w *work) plan() {
 			w.keyed = append(w.keyed, c.Message)
 		}
 		for t := c.NewFrom; t < len(c.State.Timeline); t++ {
-			w.block.Add(id, c.Message.Client, c.Message.To, &c.State.Timeline[t])
+			w.block.Add(&esh3ar.Event{Message: id, Client: c.Message.Client, To: c.Message.To,
+				TraceParent: c.Message.TraceParent, Transition: c.State.Timeline[t]})
 			if w.block.Len() == store.MaxEventsPerWrite {
 				w.flushEvents()
 			}

@@ -215,7 +215,7 @@ type eventWriter struct {
 }
 
 func (e *eventWriter) add(m *esh3ar.Message, t *esh3ar.Transition) error {
-	e.block.Add(m.ID, m.Client, m.To, t)
+	e.block.Add(&esh3ar.Event{Message: m.ID, Client: m.Client, To: m.To, TraceParent: m.TraceParent, Transition: *t})
 	if e.block.Len() < store.MaxEventsPerWrite {
 		return nil
 	}

@@ -22,7 +22,11 @@ func testEvents(w *world) {
 		w.tick(time.Second)
 		s := life(w.now, esh3ar.StatusQueued)
 		s.Timeline[1].Reason = esh3ar.ReasonRecipientOffline
-		c := w.change(w.message(shard, fmt.Sprintf("c%d", i%3), fmt.Sprintf("r%d", i%5)), s)
+		m := w.message(shard, fmt.Sprintf("c%d", i%3), fmt.Sprintf("r%d", i%5))
+		if i%4 > 1 {
+			m.TraceParent = fmt.Sprintf("00-%032x-%016x-01", i, i)
+		}
+		c := w.change(m, s)
 		changes = append(changes, c)
 		batch := []store.Change{c}
 		want[shard] = append(want[shard], eventsFrom(&c)...)

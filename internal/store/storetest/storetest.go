@@ -218,7 +218,8 @@ func (w *world) eventsAfter(shard uint16, after int64, limit int) (events []esh3
 func eventsFrom(c *store.Change) []esh3ar.Event {
 	var events []esh3ar.Event
 	for _, t := range c.State.Timeline[c.NewFrom:] {
-		events = append(events, esh3ar.Event{Message: c.Message.ID, Client: c.Message.Client, To: c.Message.To, Transition: t})
+		events = append(events, esh3ar.Event{Message: c.Message.ID, Client: c.Message.Client, To: c.Message.To,
+			TraceParent: c.Message.TraceParent, Transition: t})
 	}
 	return events
 }
