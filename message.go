@@ -55,6 +55,10 @@ type Message struct {
 	// Unchecked says that the message's key could not be looked up when it was accepted, because the
 	// store did not answer. Whoever routes it asks first whether the store knows its ID.
 	Unchecked bool
+	// Stripped says that what the message carried, and perhaps more of it, is gone: the store refused it
+	// for good as it was. It keeps its ID and Client; the whole is a raw dead letter. Nothing is delivered
+	// of it any more.
+	Stripped bool
 	// TraceParent is the W3C traceparent of the request, "" without one.
 	TraceParent string
 }

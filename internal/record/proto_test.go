@@ -86,7 +86,7 @@ func messageObject(m *esh3ar.Message) object {
 		"id": m.ID[:], "client": m.Client, "from": m.From, "tier": uint32(m.Tier), "to": m.To, "type": m.Type,
 		"accepted_at": micros(m.AcceptedAt), "send_at": micros(m.SendAt), "expires_at": micros(m.ExpiresAt),
 		"key": m.Key, "trace_parent": m.TraceParent, "metadata": m.Metadata,
-		"unchecked": m.Unchecked,
+		"unchecked": m.Unchecked, "stripped": m.Stripped,
 	}
 	if m.Data != nil {
 		o["data"] = m.Data
