@@ -181,7 +181,7 @@ func addressFault(s string) string {
 // isOrigin reports whether s is a web origin as browsers send it.
 func isOrigin(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && s == u.Scheme+"://"+u.Host
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && !strings.Contains(u.Host, "*") && s == u.Scheme+"://"+u.Host
 }
 
 // isKey reports whether s can travel in an Authorization header.

@@ -28,6 +28,7 @@ func TestValidateNamesTheOption(t *testing.T) {
 		{"listen", "127.0.0.1:70000", func(c *Config) { c.Listen = "127.0.0.1:70000" }},
 		{"debug-listen", "localhost", func(c *Config) { c.DebugListen = "localhost" }},
 		{"allowed-origins", "https://a.example/path", func(c *Config) { c.AllowedOrigins = []string{"https://b.example", "https://a.example/path"} }},
+		{"allowed-origins", "https://*.a.example", func(c *Config) { c.AllowedOrigins = []string{"https://*.a.example"} }},
 		{"allowed-origins", "a.example", func(c *Config) { c.AllowedOrigins = []string{"a.example"} }},
 		{"max-connections", "-1", func(c *Config) { c.MaxConnections = -1 }},
 		{"header-timeout", "0s", func(c *Config) { c.HeaderTimeout = 0 }},

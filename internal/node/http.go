@@ -41,7 +41,8 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	})
 
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", api)
+	shared := crossOrigin(n.cfg.AllowedOrigins)
+	mux.Handle("/v1/", shared(api))
 	n.hub.Mount(mux, "/hubs/mobile")
 	n.business.Mount(mux, "/hubs/business")
 	h := n.health.Handler()

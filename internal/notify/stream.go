@@ -37,7 +37,7 @@ func (s *Service) serveStream(w http.ResponseWriter, r *http.Request, client str
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Vary", "Accept")
+	h.Add("Vary", "Accept")
 	h.Set("X-Accel-Buffering", "no") // some proxies would collect the events
 	w.WriteHeader(http.StatusOK)
 	// The client learns where it is before the first event, so that it misses nothing from here on.
