@@ -65,19 +65,28 @@ func TestCommands(t *testing.T) {
 	s.stop()
 }
 
-// TestBenchKeepsItsVerdict runs a small bench, which fails on anything lost or out of order.
+// TestBenchKeepsItsVerdict runs a small bench, which fails on anything lost or out of order, with either
+// client for devices.
 func TestBenchKeepsItsVerdict(t *testing.T) {
 	s := start(t, t.TempDir())
-	var report struct {
-		Verdict struct{ Accepted, Received, Lost, Waiting int }
-	}
-	out := s.command(t, "bench", "--clients", "10", "--recipients", "20", "--offline", "0.2", "--rate", "200",
-		"--duration", "2s", "--warmup", "500ms", "--settle", "5s", "--json", "--jwt-secret", jwtSecret)
-	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		t.Fatalf("%v in %s", err, out)
-	}
-	if v := report.Verdict; v.Accepted < 400 || v.Received != v.Accepted {
-		t.Errorf("verdict: %+v", v)
+	for _, deviceClient := range []string{"go", "minimal"} {
+		t.Run(deviceClient, func(t *testing.T) {
+			var report struct {
+				Client  string `json:"device_client"`
+				Verdict struct{ Accepted, Received, Lost, Waiting int }
+			}
+			out := s.command(t, "bench", "--clients", "10", "--recipients", "20", "--offline", "0.2", "--rate", "200",
+				"--duration", "2s", "--warmup", "500ms", "--settle", "5s", "--json", "--jwt-secret", jwtSecret, "--device-client", deviceClient)
+			if err := json.Unmarshal([]byte(out), &report); err != nil {
+				t.Fatalf("%v in %s", err, out)
+			}
+			if v := report.Verdict; v.Accepted < 400 || v.Received != v.Accepted || v.Lost > 0 {
+				t.Errorf("verdict: %+v", v)
+			}
+			if report.Client != deviceClient {
+				t.Errorf("the devices were %q", report.Client)
+			}
+		})
 	}
 	s.stop()
 }

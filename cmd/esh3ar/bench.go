@@ -33,6 +33,7 @@ type benchLoadCmd struct {
 	Clients    uint32        `default:"100" help:"Business clients, each with a connection of its own."`
 	Recipients uint32        `default:"100" help:"Recipients."`
 	Devices    int           `default:"1" help:"Connected devices of each recipient."`
+	Client     string        `name:"device-client" enum:"go,minimal" default:"go" help:"What devices connect with: the Go SignalR client, or a reader that costs least and shares no code with the server (${enum})."`
 	Offline    float64       `default:"0" placeholder:"SHARE" help:"The share of recipients, from 0 to 1, that connect only when everything is sent."`
 	Rate       float64       `default:"0" help:"Messages a second of all clients together, on a schedule that does not wait for answers. 0 means as many as are answered."`
 	Duration   time.Duration `default:"10s" help:"How long to measure."`
@@ -63,7 +64,7 @@ func (c *benchLoadCmd) Run(ctx context.Context, std stdio) error {
 		Work: loadgen.Workload{
 			Clients: c.Clients, Recipients: c.Recipients, Size: c.Size, Batch: c.Batch, Keys: c.Keys, Rate: c.Rate, Retry: c.Retry,
 		},
-		Devices: c.Devices, Offline: c.Offline, Warmup: c.Warmup, Duration: c.Duration, Settle: c.Settle,
+		Devices: c.Devices, Client: loadgen.DeviceClient(c.Client), Offline: c.Offline, Warmup: c.Warmup, Duration: c.Duration, Settle: c.Settle,
 		Worker: benchWorker, Progress: progress, Ledgers: c.Ledgers,
 	})
 	if err != nil {
@@ -218,6 +219,8 @@ func printReport(out io.Writer, r *loadgen.Report) error {
 	if r.Phones.Reconnects > 0 {
 		row("reconnects", r.Phones.Reconnects)
 	}
+	row("generator", fmt.Sprintf("%.0f µs of CPU a message to send, %.0f µs to receive (%s client, %d KiB a device)",
+		r.Cost.Send, r.Cost.Receive, r.Client, r.Cost.Device>>10))
 	row("settled in", fmt.Sprintf("%.1f s", r.Settled))
 	verdict := "kept every promise"
 	if !r.Verdict.OK() {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,6 +39,8 @@ type Audience struct {
 	N     uint32 `json:"n"`
 	// Devices is how many devices each recipient has; 0 means 1.
 	Devices uint32 `json:"devices"`
+	// Client is what the devices connect with; "" means GoClient.
+	Client DeviceClient `json:"client,omitempty"`
 	// Measure is from when latencies are recorded, by the time of sending.
 	Measure time.Time `json:"measure"`
 }
@@ -47,7 +48,7 @@ type Audience struct {
 // Devices are mobile users, each with a connection to the mobile hub. They acknowledge what they
 // receive, and connect again when they lose their connection.
 type Devices struct {
-	end     *endpoint
+	hub     *hub
 	minter  *devicetoken.HS256 // nil when the secret is not known; then api mints
 	api     *client.Client     // nil when minter does
 	runID   uint32
@@ -69,11 +70,11 @@ type Devices struct {
 
 // NewDevices returns the devices of the recipients of an Audience. They do not connect yet.
 func NewDevices(t Target, run uint32, a Audience, ledger *Ledger) (*Devices, error) {
-	end, err := t.endpoint()
+	hub, err := newHub(t, a.Client)
 	if err != nil {
 		return nil, err
 	}
-	d := &Devices{end: end, runID: run, ledger: ledger, accepted: newLatency(), sent: newLatency(), seen: make([]flows, a.N)}
+	d := &Devices{hub: hub, runID: run, ledger: ledger, accepted: newLatency(), sent: newLatency(), seen: make([]flows, a.N)}
 	if t.JWTSecret != "" {
 		d.minter, err = devicetoken.NewHS256([]byte(t.JWTSecret), nil)
 	} else {
@@ -122,47 +123,19 @@ func (d *Devices) Stats() DeviceStats {
 	}
 }
 
-// KeepAlive pings on idle connections until ctx ends; without it the server takes devices for gone
-// after a while. It may run before, beside and after Connect.
-func (d *Devices) KeepAlive(ctx context.Context) {
-	// Spread over the interval, so that the pings are no burst.
-	const interval, steps = 10 * time.Second, 100
-	tick := time.NewTicker(interval / steps)
-	defer tick.Stop()
-	for step := 0; ; step = (step + 1) % steps {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		for i := step; i < len(d.all); i += steps {
-			d.all[i].ping()
-		}
-	}
-}
-
-// Close disconnects all devices and returns when they have ended.
+// Close disconnects all devices and returns when they have ended. Connect must not be running.
 func (d *Devices) Close() {
 	d.cancel()
-	for _, dev := range d.all {
-		dev.mu.Lock()
-		if dev.sock != nil {
-			// The goodbye tells the server that the connection did not break. Acknowledgements
-			// written before it are read before it.
-			_ = dev.sock.write(opText, goodbye)
-			_ = dev.sock.write(opClose, normalClosure)
-			dev.sock.conn.SetReadDeadline(time.Now().Add(closeTimeout))
-		}
-		dev.mu.Unlock()
-	}
+	_ = each(context.Background(), len(d.all), connecting, func(_ context.Context, i int) error {
+		d.all[i].hangUp()
+		return nil
+	})
 	d.wg.Wait()
+	d.hub.close()
 	if d.api != nil {
 		d.api.Close()
 	}
 }
-
-// closeTimeout is how long the server may take to answer a goodbye.
-const closeTimeout = 5 * time.Second
 
 // flows notes which messages of one recipient have arrived: by client, a bit for each sequence number.
 type flows struct {
@@ -197,32 +170,15 @@ type device struct {
 	number    uint32
 	seen      *flows
 
-	mu     sync.Mutex  // guards sock's change and its writing
-	sock   *socket     // nil while there is no connection
-	active atomic.Bool // whether something was written since the last ping
+	mu   sync.Mutex // guards link's change
+	link link       // nil while there is no connection
 
-	// What follows belongs to whoever connects or reads.
+	// What follows belongs to whoever connects or receives.
 	since   time.Time   // when it first connected
-	rest    []byte      // what came with the handshake's answer
 	lastAt  int64       // of the last receipt, in nanoseconds since 1970
 	ids     []esh3ar.ID // received and not acknowledged yet
-	frame   []byte      // for acknowledgements
 	checked bool        // whether a message was decoded in full
 }
-
-const (
-	recordSeparator = 0x1e
-	// hubPath is the mobile hub, below the base URL.
-	hubPath = "/hubs/mobile"
-)
-
-var (
-	handshake       = []byte("{\"protocol\":\"json\",\"version\":1}\x1e")
-	handshakeAnswer = []byte("{}\x1e")
-	pingMessage     = []byte("{\"type\":6}\x1e")
-	goodbye         = []byte("{\"type\":7}\x1e")
-	normalClosure   = []byte{1000 >> 8, 1000 & 0xff}
-)
 
 // token returns a token for the device's recipient.
 func (d *device) token(ctx context.Context) (string, error) {
@@ -238,6 +194,9 @@ func (d *device) token(ctx context.Context) (string, error) {
 
 // connect makes a connection, trying again unless that is hopeless.
 func (d *device) connect(ctx context.Context) error {
+	if d.since.IsZero() {
+		d.since = time.Now()
+	}
 	for attempt := 0; ; attempt++ {
 		err := d.open(ctx)
 		if err == nil {
@@ -248,7 +207,7 @@ func (d *device) connect(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		d.errors.add("connect: " + describe(err))
-		var refused *upgradeError
+		var refused *refusedError
 		var problem *client.Problem
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
@@ -268,42 +227,40 @@ func (d *device) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sock, err := openSocket(ctx, d.end, hubPath, token)
+	l, err := d.hub.link(token, d)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { sock.conn.Close() })
-	defer stop()
-	sock.conn.SetDeadline(time.Now().Add(dialTimeout))
-	var answer []byte
-	if err = sock.write(opText, handshake); err == nil {
-		_, answer, err = sock.next()
-	}
-	rest, ok := bytes.CutPrefix(answer, handshakeAnswer)
-	if err == nil && !ok {
-		err = fmt.Errorf("the SignalR handshake was answered with %q", answer)
-	}
-	if err != nil {
-		sock.conn.Close()
-		return err
-	}
-	sock.conn.SetDeadline(time.Time{})
-	// Messages may follow the answer in its frame; run takes them.
-	d.rest = bytes.Clone(rest)
+	d.ids = d.ids[:0] // what came over an earlier connection will come again
+	// Known before it stands: messages may arrive before connect returns.
 	d.mu.Lock()
-	d.sock = sock
+	d.link = l
 	d.mu.Unlock()
+	if err := l.connect(ctx); err != nil {
+		d.mu.Lock()
+		d.link = nil
+		d.mu.Unlock()
+		return err
+	}
 	return nil
+}
+
+// hangUp says goodbye on the present connection, if there is one.
+func (d *device) hangUp() {
+	d.mu.Lock()
+	l := d.link
+	d.mu.Unlock()
+	if l != nil {
+		l.close()
+	}
 }
 
 // run receives until the Devices are closed.
 func (d *device) run() {
-	d.since = time.Now()
 	for {
-		err := d.receive()
+		err := d.link.receive()
 		d.mu.Lock()
-		d.sock.conn.Close()
-		d.sock = nil
+		d.link = nil
 		d.mu.Unlock()
 		d.counters.connected.Add(-1)
 		if d.ctx.Err() != nil {
@@ -317,105 +274,27 @@ func (d *device) run() {
 	}
 }
 
-// receive takes what the present connection brings, and returns why it ended.
-func (d *device) receive() error {
-	sock := d.sock
-	err := d.messages(d.rest)
-	d.rest = nil
-	for err == nil {
-		// Acknowledge together what arrived together.
-		if !sock.buffered() && len(d.ids) > 0 {
-			if err := d.acknowledge(); err != nil {
-				return err
-			}
-		}
-		op, payload, e := sock.next()
-		switch err = e; {
-		case err != nil:
-		case op == opText || op == opBinary:
-			err = d.messages(payload)
-		case op == opPing:
-			err = d.write(opPong, payload)
-		case op == opClose:
-			err = io.EOF
-		case op != opPong:
-			err = fmt.Errorf("a frame with opcode %d", op)
-		}
-	}
-	return err
-}
-
-// write sends a frame on the present connection.
-func (d *device) write(op byte, payload []byte) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.active.Store(true)
-	return d.sock.write(op, payload)
-}
-
-// ping sends a ping if the connection stands and was idle since the last one.
-func (d *device) ping() {
-	if d.active.Swap(false) {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.sock != nil {
-		// An error means that the connection is lost, which its reader notices.
-		_ = d.sock.write(opText, pingMessage)
-	}
-}
-
-// messages takes hub messages, each ended by a record separator.
-func (d *device) messages(b []byte) error {
-	now := time.Now()
-	for len(b) > 0 {
-		msg, rest, ok := bytes.Cut(b, []byte{recordSeparator})
-		if !ok {
-			return fmt.Errorf("a hub message of %d bytes has no end", len(b))
-		}
-		b = rest
-		// The type comes first in what the server writes; the JSON decoder is for all else.
-		switch {
-		case bytes.HasPrefix(msg, []byte(`{"type":1,`)):
-			if err := d.message(msg, now); err != nil {
-				return err
-			}
-		case bytes.HasPrefix(msg, []byte(`{"type":6`)):
-		case bytes.HasPrefix(msg, []byte(`{"type":7`)):
-			var end struct{ Error string }
-			if err := json.Unmarshal(msg, &end); err != nil {
-				return fmt.Errorf("the server's goodbye: %w", err)
-			}
-			return fmt.Errorf("closed by the server: %s", end.Error)
-		default:
-			return fmt.Errorf("an unexpected hub message: %.80q", msg)
-		}
-	}
-	return nil
-}
-
-// message takes an invocation of ReceiveMessage.
-func (d *device) message(msg []byte, now time.Time) error {
-	id, err := esh3ar.ParseID(string(field(msg, `"id":"`)))
+// message takes what came as a ReceiveMessage.
+func (d *device) message(body []byte, now time.Time) error {
+	id, err := esh3ar.ParseID(string(field(body, `"id":"`)))
 	if err != nil {
-		return fmt.Errorf("an invocation without a message: %.80q", msg)
+		return fmt.Errorf("a message without an id: %.80q", body)
 	}
 	if !d.checked {
-		if err := check(msg, id); err != nil {
+		if err := check(body, id); err != nil {
 			return err
 		}
 		d.checked = true
 	}
 	d.ids = append(d.ids, id)
-	m, ok := parseMark(msg[max(bytes.Index(msg, []byte(`"content":"`)), 0)+len(`"content":"`):])
+	m, ok := parseMark(body[max(bytes.Index(body, []byte(`"content":"`)), 0)+len(`"content":"`):])
 	if !ok || m.run != d.runID || m.recipient != d.recipient {
 		d.counters.foreign.Add(1)
 		return nil
 	}
 	// Receipts of a device have distinct times, which keep their order.
 	d.lastAt = max(now.UnixNano(), d.lastAt+1)
-	attempt, _ := strconv.Atoi(string(number(msg, `"attempt":`))) // 0 without one
+	attempt, _ := strconv.Atoi(string(number(body, `"attempt":`))) // 0 without one
 	d.ledger.Append(&Record{
 		Kind: Received, Attempt: uint8(min(attempt, 255)), Client: m.client, Recipient: m.recipient, Seq: m.seq,
 		Device: d.number, ID: id, At: d.lastAt, Sent: m.sent,
@@ -429,7 +308,7 @@ func (d *device) message(msg []byte, now time.Time) error {
 		return nil // of the warm-up, or waiting for the device before it came
 	}
 	d.sent.record(d.number, time.Duration(now.UnixNano()-m.sent))
-	if at, err := time.Parse(time.RFC3339Nano, string(field(msg, `"accepted_at":"`))); err == nil {
+	if at, err := time.Parse(time.RFC3339Nano, string(field(body, `"accepted_at":"`))); err == nil {
 		d.accepted.record(d.number, now.Sub(at))
 	} else {
 		d.errors.add("a message without accepted_at")
@@ -437,48 +316,39 @@ func (d *device) message(msg []byte, now time.Time) error {
 	return nil
 }
 
-// check decodes an invocation in full. The fast way of message is for a shape of JSON that is known,
-// so each device makes sure once that this is what it gets.
-func check(msg []byte, id esh3ar.ID) error {
-	var in struct {
-		Target    string
-		Arguments []client.Delivery
+// settle acknowledges what has arrived.
+func (d *device) settle() error {
+	if len(d.ids) == 0 {
+		return nil
 	}
-	if err := json.Unmarshal(msg, &in); err != nil {
-		return fmt.Errorf("an invocation that is not JSON: %w", err)
+	err := d.link.acknowledge(d.ids)
+	d.ids = d.ids[:0]
+	return err
+}
+
+// check decodes a message in full. The fast way of message is for a shape of JSON that is known, so
+// each device makes sure once that this is what it gets.
+func check(body []byte, id esh3ar.ID) error {
+	var in client.Delivery
+	if err := json.Unmarshal(body, &in); err != nil {
+		return fmt.Errorf("a message that does not decode: %w", err)
 	}
-	if in.Target != "ReceiveMessage" || len(in.Arguments) != 1 || in.Arguments[0].ID != id.String() {
-		return fmt.Errorf("an unexpected invocation: %.80q", msg)
+	if in.ID != id.String() {
+		return fmt.Errorf("an unexpected message: %.80q", body)
 	}
 	return nil
 }
 
 // number returns the digits that follow the first occurrence of label.
-func number(msg []byte, label string) []byte {
-	i := bytes.Index(msg, []byte(label))
+func number(body []byte, label string) []byte {
+	i := bytes.Index(body, []byte(label))
 	if i < 0 {
 		return nil
 	}
-	digits := msg[i+len(label):]
+	digits := body[i+len(label):]
 	n := 0
 	for n < len(digits) && digits[n] >= '0' && digits[n] <= '9' {
 		n++
 	}
 	return digits[:n]
-}
-
-// acknowledge tells the server of everything received since the last time.
-func (d *device) acknowledge() error {
-	b := append(d.frame[:0], `{"type":1,"target":"AcknowledgeMessages","arguments":[[`...)
-	for i, id := range d.ids {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '"')
-		b = id.Append(b)
-		b = append(b, '"')
-	}
-	d.frame = append(b, "]]}\x1e"...)
-	d.ids = d.ids[:0]
-	return d.write(opText, d.frame)
 }

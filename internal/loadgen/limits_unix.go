@@ -2,7 +2,11 @@
 
 package loadgen
 
-import "syscall"
+import (
+	"runtime"
+	"syscall"
+	"time"
+)
 
 // RaiseFileLimit raises the process's limit of open files to what it may have, and returns it.
 func RaiseFileLimit() (int, error) {
@@ -19,4 +23,17 @@ func RaiseFileLimit() (int, error) {
 	}
 	const most = 1 << 20 // some systems say infinite
 	return int(min(l.Cur, most)), nil
+}
+
+// usage is the processor time that this process has used, and the most memory it had resident, in bytes.
+func usage() (cpu time.Duration, resident int64) {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0, 0
+	}
+	resident = int64(u.Maxrss)
+	if runtime.GOOS != "darwin" {
+		resident <<= 10 // it is in KiB elsewhere
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), resident
 }

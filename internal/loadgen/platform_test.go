@@ -97,8 +97,13 @@ func startPlatform(t *testing.T, f faults) *platform {
 		defer p.mu.Unlock()
 		fmt.Fprintf(w, "# TYPE x histogram\nx_seconds_bucket{le=\"0.5\"} %d\nx_seconds_bucket{le=\"+Inf\"} %d\nx_seconds_count %d\n", p.n, p.n, p.n)
 	})
+	p.url = serve(t, mux, srv)
+	return p
+}
+
+// serve serves until the test's end, hubs included, and returns the URL.
+func serve(t testing.TB, mux *http.ServeMux, srv *signalr.Server) string {
 	web := httptest.NewServer(mux)
-	p.url = web.URL
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -107,7 +112,7 @@ func startPlatform(t *testing.T, f faults) *platform {
 		}
 		web.Close()
 	})
-	return p
+	return web.URL
 }
 
 func (p *platform) target() Target { return Target{URL: p.url, APIKey: "esh_test"} }

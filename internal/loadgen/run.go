@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -28,6 +27,8 @@ type Options struct {
 	Work Workload
 	// Devices is how many devices each recipient has; 0 means 1.
 	Devices int
+	// Client is what the devices connect with; "" means GoClient.
+	Client DeviceClient
 	// Offline is the share of recipients, from 0 to 1, that connect only when all is sent.
 	Offline float64
 	// Warmup comes before Duration and is not measured.
@@ -51,24 +52,6 @@ type Progress struct {
 	Total   time.Duration // of the phase, 0 where that is open
 	Clients ClientStats
 	Devices DeviceStats
-}
-
-// Report is what came of a run.
-type Report struct {
-	Work    Workload      `json:"workload"`
-	Devices int64         `json:"devices"`
-	Warmup  float64       `json:"warmup_seconds"`
-	Seconds float64       `json:"measured_seconds"`
-	Settled float64       `json:"settled_seconds"`
-	Verdict Verdict       `json:"verdict"`
-	Rate    float64       `json:"accepted_per_second"`
-	Accept  Percentiles   `json:"accept_latency_ms"`
-	Lag     Percentiles   `json:"generator_lag_ms"`
-	Receive Percentiles   `json:"accept_to_receive_ms"`
-	Total   Percentiles   `json:"send_to_receive_ms"`
-	Clients ClientStats   `json:"clients"`
-	Phones  DeviceStats   `json:"device_counts"`
-	Stages  []StageReport `json:"server_stages,omitempty"`
 }
 
 func (o *Options) validate() error {
@@ -200,7 +183,7 @@ func (o *Options) plan(dir string) ([]job, error) {
 	}
 	for first, n := range spans(o.Work.Recipients, room/per) {
 		online := n - uint32(float64(n)*o.Offline+0.5)
-		add(job{Audience: &Audience{First: first, N: n, Devices: per}, Online: int(online * per)})
+		add(job{Audience: &Audience{First: first, N: n, Devices: per, Client: o.Client}, Online: int(online * per)})
 	}
 	for first, n := range spans(o.Work.Clients, room) {
 		add(job{First: first, Clients: n})
@@ -527,24 +510,4 @@ func (r *run) settle(ctx context.Context) error {
 		}
 		return time.Since(since) > r.Settle
 	})
-}
-
-// report sums up what the workers measured.
-func (r *run) report(elapsed time.Duration) (*Report, error) {
-	p := r.progress()
-	accept, lag, accepted, sent := newHistogram(), newHistogram(), newHistogram(), newHistogram()
-	for _, w := range r.workers {
-		err := errors.Join(w.last.Accept.into(accept), w.last.Lag.into(lag), w.last.Accepted.into(accepted), w.last.Sent.into(sent))
-		if err != nil {
-			return nil, err
-		}
-	}
-	maps.DeleteFunc(p.Clients.Errors, func(_ string, n int64) bool { return n == 0 })
-	return &Report{
-		Work: r.Work, Devices: int64(r.Work.Recipients) * int64(max(r.Devices, 1)),
-		Warmup: r.Warmup.Seconds(), Seconds: elapsed.Seconds(),
-		Rate:   float64(p.Clients.Measured) / elapsed.Seconds(),
-		Accept: percentiles(accept), Lag: percentiles(lag), Receive: percentiles(accepted), Total: percentiles(sent),
-		Clients: p.Clients, Phones: p.Devices,
-	}, nil
 }

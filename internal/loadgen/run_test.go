@@ -46,6 +46,7 @@ func TestRunFindsPromisesKept(t *testing.T) {
 		"two devices":      func(o *Options) { o.Devices = 2 },
 		"half offline":     func(o *Options) { o.Offline = 0.5 },
 		"tokens by secret": func(o *Options) { o.Target.JWTSecret = platformSecret },
+		"minimal devices":  func(o *Options) { o.Client, o.Devices, o.Offline = MinimalClient, 2, 0.5 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := testRun(t, startPlatform(t, faults{}), change)
@@ -149,6 +150,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 			o.Worker = func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "/bin/false") }
 		}, "worker"},
 		"target":       {func(o *Options) { o.Target.URL = "nowhere" }, "nowhere"},
+		"client":       {func(o *Options) { o.Client = "pigeon" }, "pigeon"},
 		"share":        {func(o *Options) { o.Offline = 2 }, "offline"},
 		"no duration":  {func(o *Options) { o.Duration = 0 }, "duration"},
 		"retry batch":  {func(o *Options) { o.Work.Batch, o.Work.Retry = 2, true }, "single"},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"strings"
 )
 
 // socket is the client's end of a WebSocket (RFC 6455), with as much of it as a hub connection needs.
@@ -32,16 +31,6 @@ const (
 // maxFrame bounds one frame's payload: a message of the greatest size, escaped, with room.
 const maxFrame = 1 << 20
 
-// upgradeError is a server's refusal to open a WebSocket.
-type upgradeError struct {
-	status int
-	detail string
-}
-
-func (e *upgradeError) Error() string {
-	return strings.TrimSpace(fmt.Sprintf("upgrade refused: %d %s", e.status, e.detail))
-}
-
 // openSocket connects to the path at the endpoint with a bearer token.
 func openSocket(ctx context.Context, e *endpoint, path, token string) (*socket, error) {
 	conn, err := e.dial(ctx)
@@ -57,7 +46,7 @@ func openSocket(ctx context.Context, e *endpoint, path, token string) (*socket, 
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: bG9hZCBnZW5lcmF0b3IhIQ==\r\nAuthorization: Bearer %s\r\n\r\n",
 		e.path, path, e.host, token))
 	if err == nil && a.status != 101 {
-		err = &upgradeError{a.status, string(field(a.body, `"code":"`))}
+		err = &refusedError{a.status, string(field(a.body, `"code":"`))}
 	}
 	if err != nil {
 		conn.Close()

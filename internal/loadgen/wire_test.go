@@ -275,6 +275,7 @@ func BenchmarkMessage(b *testing.B) {
 	}
 	text := content(100)
 	dev := d.all[0]
+	link := &minimalLink{in: dev}
 	seq := uint32(0)
 	head := `{"type":1,"target":"ReceiveMessage","arguments":[{"id":"0198c0de-7a1b-7c3d-8e4f-0123456789ab","from":"x","content":"`
 	msg := []byte(head + string(text) + `","accepted_at":"2026-11-24T20:00:00.123456Z","attempt":1}]}` + "\x1e")
@@ -282,7 +283,7 @@ func BenchmarkMessage(b *testing.B) {
 	for b.Loop() {
 		(&mark{run: 7, client: 1, seq: seq, sent: time.Now().UnixNano()}).put(msg[len(head):])
 		seq++
-		if err := dev.messages(msg); err != nil {
+		if err := link.messages(msg); err != nil {
 			b.Fatal(err)
 		}
 		dev.ids = dev.ids[:0]

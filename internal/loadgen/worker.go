@@ -44,11 +44,14 @@ type news struct {
 	Failed   string       `json:"failed,omitempty"`
 	Clients  *ClientStats `json:"clients,omitempty"`
 	Devices  *DeviceStats `json:"devices,omitempty"`
-	// With the last one.
-	Accept   packed `json:"accept,omitempty"`
-	Lag      packed `json:"lag,omitempty"`
-	Accepted packed `json:"accepted,omitempty"`
-	Sent     packed `json:"sent,omitempty"`
+	// With the last one. CPU is what the process has used since it was told to start, Memory the most
+	// that it had resident, in bytes.
+	CPU      time.Duration `json:"cpu,omitempty"`
+	Memory   int64         `json:"memory,omitempty"`
+	Accept   packed        `json:"accept,omitempty"`
+	Lag      packed        `json:"lag,omitempty"`
+	Accepted packed        `json:"accepted,omitempty"`
+	Sent     packed        `json:"sent,omitempty"`
 }
 
 var errOrder = errors.New("an order at the wrong time")
@@ -90,9 +93,13 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 type worker struct {
-	orders <-chan order
-	enc    *json.Encoder
+	orders  <-chan order
+	enc     *json.Encoder
+	started time.Duration // the processor time at the start
 }
+
+// start notes that connecting is over.
+func (w *worker) start() { w.started, _ = usage() }
 
 // next waits for the parent's next order.
 func (w *worker) next(ctx context.Context) (order, error) {
@@ -132,6 +139,8 @@ func (w *worker) serve(ctx context.Context) error {
 	if err := errors.Join(err, ledger.Close()); err != nil {
 		return err
 	}
+	cpu, memory := usage()
+	last.CPU, last.Memory = cpu-w.started, memory
 	last.Bye = true
 	return w.enc.Encode(last)
 }
@@ -161,6 +170,7 @@ func (w *worker) clients(ctx context.Context, j *job, ledger *Ledger) (last news
 	case o.Start == nil:
 		return last, errOrder
 	}
+	w.start()
 	err = w.telling(ctx, tell, func(ctx context.Context) error {
 		c.Run(ctx, *o.Start)
 		return context.Cause(ctx)
@@ -191,17 +201,7 @@ func (w *worker) devices(ctx context.Context, j *job, ledger *Ledger) (last news
 	if err != nil {
 		return last, err
 	}
-	pings, stopPings := context.WithCancel(ctx)
-	pinging := make(chan struct{})
-	go func() {
-		defer close(pinging)
-		d.KeepAlive(pings)
-	}()
-	defer func() {
-		stopPings()
-		<-pinging
-		d.Close()
-	}()
+	defer d.Close()
 	tell := func(n news) error {
 		stats := d.Stats()
 		n.Devices = &stats
@@ -227,6 +227,7 @@ func (w *worker) devices(ctx context.Context, j *job, ledger *Ledger) (last news
 		case err != nil:
 			return last, err
 		case o.Start != nil:
+			w.start()
 			d.SetMeasure(o.Start.Measure)
 		case o.Join:
 			if err := connect(j.Online, d.Len()); err != nil {

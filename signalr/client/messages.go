@@ -63,6 +63,9 @@ func (c *Client) receive(l *link, data []byte) error {
 			return err
 		}
 	}
+	if c.opts.OnBatch != nil {
+		c.opts.OnBatch()
+	}
 	return nil
 }
 

@@ -79,6 +79,11 @@ type Options struct {
 	// before reading from the connection stops. 0 means 10.
 	StreamBuffer int
 
+	// OnBatch runs after the handlers of the messages that came in one
+	// WebSocket message, on their goroutine: what they want to send, such as
+	// acknowledgements, can leave together there.
+	OnBatch func()
+
 	// OnReconnecting runs when a connection was lost and will be tried again;
 	// OnReconnected when it is back, with the new connection id; OnClosed
 	// once, at the end. They must not block.
