@@ -29,6 +29,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -97,6 +98,8 @@ type Options struct {
 	// Committed, if set, is told of each transaction of a shard that is stored, so that whoever follows its
 	// events can read them. It must not block.
 	Committed func(shard uint16)
+	// Weights are the tiers' shares of the workers when all of them have more to do. Default 16, 4 and 1.
+	Weights fair.Weights
 	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
 	Workers int
 
@@ -119,6 +122,12 @@ func (o *Options) setDefaults(procs int) error {
 	setDefault(&o.JournalKeep, 10*time.Minute)
 	setDefault(&o.YieldPace, 2500)
 	setDefault(&o.YieldLag, 15*time.Second)
+	setDefault(&o.Weights, fair.Weights{16, 4, 1})
+	for _, w := range o.Weights {
+		if w < 1 {
+			return errors.New("dispatch: every tier's weight must be positive")
+		}
+	}
 	setDefault(&o.Workers, 2*procs)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -156,7 +165,7 @@ func New(o Options) (*Dispatcher, error) {
 	if err := o.setDefaults(runtime.GOMAXPROCS(0)); err != nil {
 		return nil, err
 	}
-	d := &Dispatcher{opts: o, runq: newRunQueue()}
+	d := &Dispatcher{opts: o, runq: newRunQueue(o.Weights)}
 	d.metrics = newMetrics(o.Metrics, d)
 	d.inbox = newInbox(d)
 	d.shards = make([]*shard, o.Shards)

@@ -7,34 +7,37 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
 // inboxReaders is how many pages of waiting messages are read from the store at one time.
 const inboxReaders = 4
 
-// inbox reads waiting messages from the store for recipients that have room for them. A recipient has
-// at most one request out, so the queue is bounded by the number of connected recipients.
+// inbox reads waiting messages from the store for recipients that have room for them, by weighted fair
+// queueing over the clients that they were last served for. A recipient has at most one request out, so the
+// queue is bounded by the number of connected recipients.
 type inbox struct {
 	d *Dispatcher
 
 	mu     sync.Mutex
-	queue  []request
+	queue  *fair.Queue[request]
 	signal chan struct{} // cap inboxReaders: somebody may find work
 }
 
 type request struct {
 	r      *recipient
+	flow   fair.Flow // in whose turn it was asked for
 	effect delivery.Effect
 }
 
 func newInbox(d *Dispatcher) *inbox {
-	return &inbox{d: d, signal: make(chan struct{}, inboxReaders)}
+	return &inbox{d: d, queue: fair.New[request](d.opts.Weights), signal: make(chan struct{}, inboxReaders)}
 }
 
 func (b *inbox) ask(q request) {
 	b.mu.Lock()
-	b.queue = append(b.queue, q)
+	b.queue.Push(q.flow, q)
 	b.mu.Unlock()
 	select {
 	case b.signal <- struct{}{}:
@@ -42,17 +45,16 @@ func (b *inbox) ask(q request) {
 	}
 }
 
-func (b *inbox) take() (request, bool) {
+func (b *inbox) take() (request, fair.Turn, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.queue) == 0 {
-		b.queue = nil
-		return request{}, false
-	}
-	q := b.queue[0]
-	b.queue[0] = request{}
-	b.queue = b.queue[1:]
-	return q, true
+	return b.queue.Pop()
+}
+
+func (b *inbox) done(t fair.Turn, cost int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue.Done(t, float64(cost))
 }
 
 func (b *inbox) run(ctx context.Context) error {
@@ -67,13 +69,15 @@ func (b *inbox) run(ctx context.Context) error {
 				case <-b.signal:
 				}
 				for {
-					q, ok := b.take()
+					q, turn, ok := b.take()
 					if !ok {
 						break
 					}
-					if err := b.read(ctx, q, retry); err != nil {
+					rows, err := b.read(ctx, q, retry)
+					if err != nil {
 						return err
 					}
+					b.done(turn, 1+rows)
 				}
 			}
 		})
@@ -82,8 +86,9 @@ func (b *inbox) run(ctx context.Context) error {
 }
 
 // read answers one request. While the store is down each reader fails a request at the pace of its
-// retry, and the recipient asks anew: so reading starts by itself when the store is back.
-func (b *inbox) read(ctx context.Context, q request, retry *retry) error {
+// retry, and the recipient asks anew: so reading starts by itself when the store is back. It returns the
+// number of rows.
+func (b *inbox) read(ctx context.Context, q request, retry *retry) (int, error) {
 	s := q.r.shard
 	rows, err := b.d.opts.Store.Waiting(ctx, store.Waiting{
 		Shard:     s.id,
@@ -94,10 +99,10 @@ func (b *inbox) read(ctx context.Context, q request, retry *retry) error {
 	})
 	if err != nil {
 		if werr := retry.wait(ctx); werr != nil {
-			return werr
+			return 0, werr
 		}
 		s.post(q.r.name, event{kind: evReadFailed, ticket: q.effect.Ticket})
-		return nil
+		return 0, nil
 	}
 	retry.reset()
 	items := make([]*delivery.Item, len(rows))
@@ -105,5 +110,5 @@ func (b *inbox) read(ctx context.Context, q request, retry *retry) error {
 		items[i] = itemOf(&rows[i])
 	}
 	s.post(q.r.name, event{kind: evPage, ticket: q.effect.Ticket, items: items})
-	return nil
+	return len(rows), nil
 }

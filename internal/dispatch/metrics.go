@@ -17,6 +17,7 @@ type metrics struct {
 	repeated      prometheus.Counter
 	lateDropped   prometheus.Counter
 	commitRetries prometheus.Counter
+	refused       prometheus.Counter
 
 	breakersOpened, breakersClosed prometheus.Counter
 }
@@ -44,6 +45,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		commit:        histogram("esh3ar_store_commit_seconds", "Time of one transaction of the store, repeats included."),
 		repeated:      counter("esh3ar_repeated_keys_total", "Journal records left out because their idempotency key was known."),
 		lateDropped:   counter("esh3ar_late_acknowledgements_dropped_total", "Late acknowledgements dropped because too many waited."),
+		refused:       counter("esh3ar_store_refused_messages_total", "Messages that the store refused for good as they were."),
 		commitRetries: counter("esh3ar_store_commit_retries_total", "Transactions repeated after an error of the store."),
 	}
 	breakers := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -59,7 +61,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		m.transitions[s] = transitions.WithLabelValues(s.String())
 	}
 	gauge("esh3ar_dispatch_queue_depth", "Recipients that wait for a worker or are being worked on.", func() float64 {
-		return float64(d.runq.depth())
+		return float64(d.runq.load())
 	})
 	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
 		n := 0

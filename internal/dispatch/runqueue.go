@@ -5,75 +5,129 @@ import (
 	"sync"
 
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 )
 
-// runQueue is the queue of recipients that have something to do. Each stands in it at most once, so it
-// is bounded by their number.
+// runQueue is the queue of recipients that have something to do. Each stands in it at one place, so it is
+// bounded by their number. Their turns come by weighted fair queueing over the clients whose messages they
+// wait with, so that one client's flood does not hold up another's message.
 type runQueue struct {
-	mu     sync.Mutex
-	ready  sync.Cond // somebody waits for work
-	idle   sync.Cond // somebody waits for the end of all work
-	queue  []*recipient
-	head   int
-	busy   int // recipients being run
-	closed bool
+	mu      sync.Mutex
+	ready   sync.Cond // somebody waits for work
+	idle    sync.Cond // somebody waits for the end of all work
+	waiting *fair.Queue[place]
+	places  uint64 // given out
+	depth   int    // recipients that stand in the queue
+	busy    int    // recipients being run
+	closed  bool
 }
 
-func newRunQueue() *runQueue {
-	q := &runQueue{}
+// place is one in the queue. It is void when its recipient has gone to another.
+type place struct {
+	r      *recipient
+	number uint64
+}
+
+// stand is where a recipient stands. It is guarded by runQueue.mu.
+type stand struct {
+	place uint64    // 0 for nowhere
+	flow  fair.Flow // that it stands in, or was run in the last time
+}
+
+// turn is a recipient's turn, which ends with done.
+type turn struct {
+	r    *recipient
+	flow fair.Flow
+	fair fair.Turn
+}
+
+// wish asks for a recipient's turn. A nil flow means the one that it was last in.
+type wish struct {
+	r    *recipient
+	flow *fair.Flow
+}
+
+func newRunQueue(w fair.Weights) *runQueue {
+	q := &runQueue{waiting: fair.New[place](w)}
 	q.ready.L, q.idle.L = &q.mu, &q.mu
 	return q
 }
 
-func (q *runQueue) push(rs ...*recipient) {
+// push sees to it that the recipients have a turn: who stands in the queue already only moves if that
+// brings it forward.
+func (q *runQueue) push(ws ...wish) {
 	q.mu.Lock()
-	q.queue = append(q.queue, rs...)
+	came := 0
+	for _, w := range ws {
+		at := &w.r.stand
+		flow := at.flow
+		if w.flow != nil {
+			flow = *w.flow
+		}
+		switch {
+		case at.place == 0:
+			came++
+		case !q.waiting.Sooner(flow, at.flow):
+			continue
+		}
+		q.places++
+		*at = stand{q.places, flow}
+		q.waiting.Push(flow, place{w.r, q.places})
+	}
+	q.depth += came
 	q.mu.Unlock()
-	if len(rs) == 1 {
+	switch came {
+	case 0:
+	case 1:
 		q.ready.Signal()
-	} else {
+	default:
 		q.ready.Broadcast()
 	}
 }
 
-// pop blocks for work, and returns nil once the queue is closed and empty.
-func (q *runQueue) pop() *recipient {
+// pop blocks for work. It reports false once the queue is closed and empty.
+func (q *runQueue) pop() (turn, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.head == len(q.queue) {
-		if q.closed {
-			return nil
+	for {
+		p, t, ok := q.waiting.Pop()
+		if !ok {
+			if q.closed {
+				return turn{}, false
+			}
+			q.ready.Wait()
+			continue
 		}
-		q.ready.Wait()
+		if p.r.stand.place != p.number {
+			q.waiting.Done(t, 0)
+			continue
+		}
+		p.r.stand.place = 0
+		q.depth--
+		q.busy++
+		return turn{p.r, p.r.stand.flow, t}, true
 	}
-	r := q.queue[q.head]
-	q.queue[q.head] = nil
-	q.head++
-	if q.head == len(q.queue) {
-		q.queue, q.head = q.queue[:0], 0
-	} else if q.head >= 1024 && q.head*2 >= len(q.queue) {
-		n := copy(q.queue, q.queue[q.head:])
-		clear(q.queue[n:])
-		q.queue, q.head = q.queue[:n], 0
-	}
-	q.busy++
-	return r
 }
 
-func (q *runQueue) done() {
+// done ends a turn, which cost so many units of work.
+func (q *runQueue) done(t turn, cost int) {
 	q.mu.Lock()
+	q.waiting.Done(t.fair, float64(cost))
 	q.busy--
-	quiet := q.busy == 0 && q.head == len(q.queue)
+	quiet := q.quiet()
 	q.mu.Unlock()
 	if quiet {
 		q.idle.Broadcast()
 	}
 }
 
-func (q *runQueue) depth() int {
+func (q *runQueue) quiet() bool { return q.busy == 0 && q.depth == 0 }
+
+// load returns how many recipients wait for a turn or have one.
+func (q *runQueue) load() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.queue) - q.head + q.busy
+	return q.depth + q.busy
 }
 
 func (q *runQueue) close() {
@@ -87,12 +141,13 @@ func (q *runQueue) close() {
 func (d *Dispatcher) work() {
 	var out []delivery.Effect
 	for {
-		r := d.runq.pop()
-		if r == nil {
+		t, ok := d.runq.pop()
+		if !ok {
 			return
 		}
-		out = r.run(out)
-		d.runq.done()
+		var cost int
+		out, cost = t.r.run(t.flow, out)
+		d.runq.done(t, cost)
 	}
 }
 
@@ -106,7 +161,7 @@ func (q *runQueue) quiesce(ctx context.Context) {
 	defer stop()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for (q.busy > 0 || q.head < len(q.queue)) && ctx.Err() == nil {
+	for !q.quiet() && ctx.Err() == nil {
 		q.idle.Wait()
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -102,12 +103,11 @@ func (s *shard) post(name string, e event) {
 	case evDetach:
 		r.attached--
 	}
-	r.mailbox = append(r.mailbox, e)
-	run := !r.scheduled
-	r.scheduled = true
+	r.mailbox.add(e)
+	running := r.running
 	s.mu.Unlock()
-	if run {
-		s.d.runq.push(r)
+	if !running {
+		s.d.runq.push(wish{r, e.flow()})
 	}
 }
 
@@ -124,7 +124,8 @@ func (s *shard) recipient(name string) *recipient {
 // arrive brings the new messages of one journal entry to their recipients, in order. It returns how many
 // are for recipients that are not connected.
 func (s *shard) arrive(items []*delivery.Item) (offline int) {
-	run := make([]*recipient, 0, len(items))
+	run := make([]wish, 0, len(items))
+	flow := new(fair.Flow)
 	s.mu.Lock()
 	for _, it := range items {
 		s.ord++
@@ -133,11 +134,14 @@ func (s *shard) arrive(items []*delivery.Item) (offline int) {
 		if r.attached == 0 {
 			offline++
 		}
-		r.mailbox = append(r.mailbox, event{kind: evArrive, item: it})
-		if !r.scheduled {
-			r.scheduled = true
-			run = append(run, r)
+		r.mailbox.add(event{kind: evArrive, item: it})
+		if r.running {
+			continue
 		}
+		if flow.Client != it.Message.Client || flow.Tier != it.Message.Tier {
+			flow = &fair.Flow{Tier: it.Message.Tier, Client: it.Message.Client} // mostly one for all
+		}
+		run = append(run, wish{r, flow})
 	}
 	s.mu.Unlock()
 	if len(run) > 0 {
@@ -161,13 +165,12 @@ func (s *shard) flushAll() { s.postAll(event{kind: evFlush}) }
 
 // postAll brings an event to every recipient in memory.
 func (s *shard) postAll(e event) {
-	var run []*recipient
+	var run []wish
 	s.mu.Lock()
 	for _, r := range s.recipients {
-		r.mailbox = append(r.mailbox, e)
-		if !r.scheduled {
-			r.scheduled = true
-			run = append(run, r)
+		r.mailbox.add(e)
+		if !r.running {
+			run = append(run, wish{r: r})
 		}
 	}
 	s.mu.Unlock()
