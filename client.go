@@ -1,11 +1,12 @@
 package esh3ar
 
 import (
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Tier is the service level that a client has bought. A higher tier never waits behind a lower
@@ -42,9 +43,19 @@ func (t Tier) String() string {
 	return fmt.Sprintf("tier(%d)", uint8(t))
 }
 
+// Limits of a client. They are part of the API's contract.
+const (
+	MaxClientID   = 64        // bytes of an id
+	MaxClientName = 64        // characters of a name
+	MaxRate       = 1_000_000 // messages a second; also of a burst
+	MaxDailyQuota = 1_000_000_000_000
+	MaxKeyName    = 64  // characters of an API key's name
+	MaxKeys       = 100 // API keys of a client that work at one time
+)
+
 // Client is a business client (tenant): who sends messages.
 type Client struct {
-	// ID names the client in messages, events and logs. It never changes.
+	// ID names the client in messages, events and logs. It never changes and is never given to another.
 	ID string
 	// Name is what devices see as the sender ("from").
 	Name string
@@ -59,61 +70,76 @@ type Client struct {
 	Recipients string
 	// Scopes are what the client's keys may be used for.
 	Scopes Scopes
-	// MintTokens allows the client to mint device tokens for its recipients.
-	MintTokens bool
 	// Suspended says that none of the client's keys work for now. What it sent goes on.
 	Suspended bool
 	CreatedAt time.Time
+	// Revision counts the changes of the client that were stored; 0 is a client that is not stored yet.
+	Revision int64
 }
 
-// Scopes is a set of things that an API key may be used for.
-type Scopes uint32
-
-// The scopes.
-const (
-	ScopeSend        Scopes = 1 << iota // send and cancel messages
-	ScopeRead                           // read messages and their events, on every way
-	ScopeDeadLetters                    // list, replay and discard dead letters
-	ScopeWebhooks                       // manage webhook endpoints
-	ScopeTokens                         // mint device tokens
-
-	// AllScopes is every scope.
-	AllScopes = ScopeSend | ScopeRead | ScopeDeadLetters | ScopeWebhooks | ScopeTokens
-)
-
-// Has reports whether every scope of want is in s.
-func (s Scopes) Has(want Scopes) bool { return s&want == want }
-
-// APIKey is one key of a client, without the secret itself.
-type APIKey struct {
-	// Hash is SHA-256 of the whole key. Keys carry 192 random bits, so a plain hash is enough.
-	Hash   [sha256.Size]byte
-	Client string
-	// Hint is the recognisable beginning of the key, safe to show.
-	Hint      string
-	CreatedAt time.Time
-	// RevokedAt is when the key stopped to work, zero while it does.
-	RevokedAt time.Time
-}
-
-// KeyPrefix begins every generated API key, so that scanners and people recognise one.
-const KeyPrefix = "esh_"
-
-// NewKey returns a fresh API key. The secret is shown once and never stored.
-func NewKey() (secret string) {
-	var b [24]byte
-	rand.Read(b[:]) // never fails since Go 1.24
-	return KeyPrefix + base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-// HashKey returns what is stored of an API key.
-func HashKey(secret string) [sha256.Size]byte { return sha256.Sum256([]byte(secret)) }
-
-// KeyHint returns the part of an API key that is safe to show.
-func KeyHint(secret string) string {
-	const n = len(KeyPrefix) + 4
-	if len(secret) <= 2*n {
-		return "…"
+// Check reports everything that is wrong with a client that is to be stored: nil, or Faults of KindInvalid
+// whose pointers are those of the client's JSON form in the admin API.
+func (c *Client) Check() error {
+	var f Faults
+	if !IsClientID(c.ID) {
+		f.Add("/id", "bad_client_id", "an id has 1 to %d characters a-z, 0-9, '-', '_' and '.', and begins with a letter or a digit", MaxClientID)
 	}
-	return secret[:n] + "…"
+	f.checkName("/name", c.Name, MaxClientName)
+	if c.Tier >= Tiers {
+		f.Add("/tier", "unknown_tier", "the tier is gold, silver or bronze")
+	}
+	f.checkRange("/rate", int64(c.Rate), MaxRate)
+	f.checkRange("/burst", int64(c.Burst), MaxRate)
+	f.checkRange("/daily_quota", c.DailyQuota, MaxDailyQuota)
+	if c.Burst > 0 && c.Rate == 0 {
+		f.Add("/burst", "burst_without_rate", "a burst means nothing without a rate; give a rate, too, or leave out the burst")
+	}
+	if _, err := ParseRecipients(c.Recipients); err != nil {
+		f.join("/recipients", err)
+	}
+	if !AllScopes.Has(c.Scopes) {
+		f.Add("/scopes", "unknown_scope", "the scopes are %s", AllScopes)
+	}
+	return f.Err()
+}
+
+// IsClientID reports whether s can be a client's id.
+func IsClientID(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+		case i > 0 && (c == '-' || c == '_' || c == '.'):
+		default:
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= MaxClientID
+}
+
+// checkName adds a fault for a name that people could not read, or not on one line.
+func (f *Faults) checkName(pointer, name string, most int) {
+	switch {
+	case name == "" || strings.TrimSpace(name) != name:
+		f.Add(pointer, "bad_name", "a name is not empty and neither begins nor ends with white space")
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		f.Add(pointer, "bad_name", "a name consists of printable characters and spaces")
+	case utf8.RuneCountInString(name) > most:
+		f.Add(pointer, "name_too_long", "a name has at most %d characters", most)
+	}
+}
+
+// checkRange adds a fault for a number that is negative or above most.
+func (f *Faults) checkRange(pointer string, n, most int64) {
+	if n < 0 || n > most {
+		f.Add(pointer, "out_of_range", "give a number between 0 and %d; 0 is no limit", most)
+	}
+}
+
+// join adds an error as a fault of that field.
+func (f *Faults) join(pointer string, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = Errorf(KindInvalid, "invalid", "the field is invalid").Because(err)
+	}
+	*f = append(*f, e.At(pointer))
 }

@@ -3,6 +3,7 @@ package esh3ar
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -95,6 +96,43 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Faults is everything that is wrong with one request, so that all of it is told at one time.
+type Faults []*Error
+
+// Add adds a fault of KindInvalid of the field with that JSON pointer.
+func (f *Faults) Add(pointer, code, format string, args ...any) {
+	*f = append(*f, Errorf(KindInvalid, code, format, args...).At(pointer))
+}
+
+// Err returns the faults as an error, nil if there are none.
+func (f Faults) Err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}
+
+// Error joins the messages.
+func (f Faults) Error() string {
+	var b strings.Builder
+	for i, e := range f {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(e.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the faults one by one, so that errors.As and KindOf find the first.
+func (f Faults) Unwrap() []error {
+	errs := make([]error, len(f))
+	for i, e := range f {
+		errs[i] = e
+	}
+	return errs
+}
 
 // KindOf returns the kind of the first *Error in err's chain, KindInternal when there is none.
 func KindOf(err error) Kind {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/sqlite"
 	signalr "github.com/esh3artech/esh3ar/signalr/client"
 )
@@ -203,10 +204,12 @@ func secondClient(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.PutClient(t.Context(), esh3ar.Client{ID: "other", Name: "other", CreatedAt: time.Now()}); err != nil {
+	client := esh3ar.Client{ID: "other", Name: "other", Scopes: esh3ar.DefaultScopes, CreatedAt: time.Now()}
+	if _, err := s.PutClient(t.Context(), client, store.AuditEntry{At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PutKey(t.Context(), esh3ar.APIKey{Hash: esh3ar.HashKey(otherKey), Client: "other", CreatedAt: time.Now()}); err != nil {
+	key := esh3ar.APIKey{ID: esh3ar.KeyID(otherKey), Hash: esh3ar.HashKey(otherKey), Client: "other", CreatedAt: time.Now()}
+	if err := s.PutKeys(t.Context(), []esh3ar.APIKey{key}, store.AuditEntry{At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -89,17 +89,18 @@ func newService(t *testing.T, change ...func(*Options)) *service {
 	must(err)
 	t.Cleanup(func() { s.store.Close() })
 	for _, c := range []esh3ar.Client{
-		{ID: "alice", Name: "Alice's shop", Tier: esh3ar.TierGold, MintTokens: true, CreatedAt: testNow},
-		{ID: "bob", Name: "Bob", Tier: esh3ar.TierBronze, CreatedAt: testNow},
+		{ID: "alice", Name: "Alice's shop", Tier: esh3ar.TierGold, Scopes: esh3ar.AllScopes, CreatedAt: testNow},
+		{ID: "bob", Name: "Bob", Tier: esh3ar.TierBronze, Scopes: esh3ar.DefaultScopes, CreatedAt: testNow},
 	} {
-		must(s.store.PutClient(t.Context(), c))
+		_, err = s.store.PutClient(t.Context(), c, store.AuditEntry{At: testNow})
+		must(err)
 	}
 	for _, k := range []esh3ar.APIKey{
-		{Hash: esh3ar.HashKey(aliceKey), Client: "alice", CreatedAt: testNow},
-		{Hash: esh3ar.HashKey(bobKey), Client: "bob", CreatedAt: testNow},
-		{Hash: esh3ar.HashKey(revokedKey), Client: "bob", CreatedAt: testNow, RevokedAt: testNow},
+		{ID: "a", Hash: esh3ar.HashKey(aliceKey), Client: "alice", CreatedAt: testNow},
+		{ID: "b", Hash: esh3ar.HashKey(bobKey), Client: "bob", CreatedAt: testNow},
+		{ID: "r", Hash: esh3ar.HashKey(revokedKey), Client: "bob", CreatedAt: testNow, RevokedAt: testNow},
 	} {
-		must(s.store.PutKey(t.Context(), k))
+		must(s.store.PutKeys(t.Context(), []esh3ar.APIKey{k}, store.AuditEntry{At: testNow}))
 	}
 	s.claims = make([]store.Claim, testShards)
 	for i := range s.claims {

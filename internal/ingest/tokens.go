@@ -21,7 +21,7 @@ func (a *API) mintToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	case a.tokens == nil:
 		return esh3ar.Errorf(esh3ar.KindForbidden, "tokens_not_minted_here", "device tokens are issued by your identity provider, not here")
-	case !client.MintTokens:
+	case !client.Scopes.Has(esh3ar.ScopeTokens):
 		return esh3ar.Errorf(esh3ar.KindForbidden, "may_not_mint_tokens", "this client may not mint device tokens")
 	}
 	if err := checkContentType(r.Header); err != nil {

@@ -117,11 +117,16 @@ const devClient = "dev"
 
 // bootstrap makes sure that the development client and its key exist.
 func bootstrap(ctx context.Context, clients store.Clients, key string, now time.Time) error {
+	entry := store.AuditEntry{At: now, Actor: "bootstrap", Client: devClient}
 	_, err := clients.Client(ctx, devClient)
 	if errors.Is(err, store.ErrNotFound) {
-		err = clients.PutClient(ctx, esh3ar.Client{
-			ID: devClient, Name: "development", Tier: esh3ar.TierGold, MintTokens: true, CreatedAt: now,
-		})
+		entry.Action, entry.Object = "client.create", devClient
+		_, err = clients.PutClient(ctx, esh3ar.Client{
+			ID: devClient, Name: "development", Tier: esh3ar.TierGold, Scopes: esh3ar.AllScopes, CreatedAt: now,
+		}, entry)
+		if errors.Is(err, store.ErrConflict) {
+			err = nil // another node was faster, or somebody has deleted it for good
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("development client: %w", err)
@@ -129,7 +134,14 @@ func bootstrap(ctx context.Context, clients store.Clients, key string, now time.
 	hash := esh3ar.HashKey(key)
 	_, _, err = clients.ClientByKey(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
-		err = clients.PutKey(ctx, esh3ar.APIKey{Hash: hash, Client: devClient, Hint: esh3ar.KeyHint(key), CreatedAt: now})
+		k := esh3ar.APIKey{
+			ID: esh3ar.KeyID(key), Hash: hash, Client: devClient, Name: "bootstrap", Hint: esh3ar.KeyHint(key), CreatedAt: now,
+		}
+		entry.Action, entry.Object = "key.create", k.ID
+		err = clients.PutKeys(ctx, []esh3ar.APIKey{k}, entry)
+		if errors.Is(err, store.ErrNotFound) {
+			err = nil // the client was deleted
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("development client's key: %w", err)

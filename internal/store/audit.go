@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"time"
+
+	"github.com/esh3artech/esh3ar"
 )
 
 // AuditEntry says who did what to clients, keys, dead letters or webhooks.
@@ -38,6 +40,14 @@ type AuditQuery struct {
 type Auditor interface {
 	// Audit adds an entry.
 	Audit(ctx context.Context, e AuditEntry) error
-	// Audited returns entries, newest first.
+	// Audited returns entries, newest first. Its error is of KindInvalid for a Limit out of range.
 	Audited(ctx context.Context, q AuditQuery) ([]AuditEntry, error)
+}
+
+// Check reports what is wrong with the query, as an *esh3ar.Error of KindInvalid.
+func (q *AuditQuery) Check() error {
+	if q.Limit < 1 || q.Limit > MaxLimit {
+		return esh3ar.Errorf(esh3ar.KindInvalid, "bad_limit", "the limit is between 1 and %d", MaxLimit)
+	}
+	return nil
 }

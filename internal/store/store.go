@@ -76,23 +76,13 @@ type Reader interface {
 	EventRanges(ctx context.Context) (map[uint16]EventRange, error)
 }
 
-// Clients keeps business clients and their keys. Every method is safe for concurrent use.
-type Clients interface {
-	// PutClient inserts or replaces a client by its id.
-	PutClient(ctx context.Context, c esh3ar.Client) error
-	// Client returns a client by id. Errors: ErrNotFound.
-	Client(ctx context.Context, id string) (esh3ar.Client, error)
-	// PutKey inserts or replaces a key by its hash.
-	PutKey(ctx context.Context, k esh3ar.APIKey) error
-	// ClientByKey returns the key with that hash and its client, revoked or not. Errors: ErrNotFound.
-	ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error)
-}
-
 // Store is everything together.
 type Store interface {
 	Shards
 	Reader
 	Clients
+	Auditor
+	Usage
 	// Ping reports whether the store answers.
 	Ping(ctx context.Context) error
 	// Close ends all work and releases everything. No other method may be running.
@@ -246,11 +236,13 @@ type Cutoffs struct {
 	Events  time.Time // events stored before
 	Keys    time.Time // idempotency keys of messages accepted before
 	Rejects time.Time // raw dead letters stored before
+	Audit   time.Time // entries of the audit log made before
+	Usage   time.Time // uses of daily quotas on days that ended before
 }
 
 // Pruned is what one call of Prune forgot.
 type Pruned struct {
-	Messages, Events, Keys, Rejects int64 // rows
+	Messages, Events, Keys, Rejects, Audit, Usage int64 // rows
 	// More reports that another call may find more to forget.
 	More bool
 }

@@ -98,7 +98,7 @@ func New(s store.Store, o Options) *Store {
 func healthy(err error) bool {
 	var e *esh3ar.Error
 	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrNotOwner) ||
-		errors.Is(err, store.ErrPermanent) || errors.Is(err, store.ErrForgotten) || errors.As(err, &e)
+		errors.Is(err, store.ErrPermanent) || errors.Is(err, store.ErrForgotten) || errors.Is(err, store.ErrConflict) || errors.As(err, &e)
 }
 
 // call asks the store unless the breaker is open.
@@ -188,28 +188,4 @@ func (b *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 // EventRanges implements store.Reader.
 func (b *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
 	return call(ctx, b, b.read, b.Store.EventRanges)
-}
-
-// PutClient implements store.Clients.
-func (b *Store) PutClient(ctx context.Context, c esh3ar.Client) error {
-	return do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.PutClient(ctx, c) })
-}
-
-// Client implements store.Clients.
-func (b *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
-	return call(ctx, b, b.read, func(ctx context.Context) (esh3ar.Client, error) { return b.Store.Client(ctx, id) })
-}
-
-// PutKey implements store.Clients.
-func (b *Store) PutKey(ctx context.Context, k esh3ar.APIKey) error {
-	return do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.PutKey(ctx, k) })
-}
-
-// ClientByKey implements store.Clients.
-func (b *Store) ClientByKey(ctx context.Context, hash [32]byte) (key esh3ar.APIKey, client esh3ar.Client, err error) {
-	err = do(ctx, b, b.read, func(ctx context.Context) error {
-		key, client, err = b.Store.ClientByKey(ctx, hash)
-		return err
-	})
-	return key, client, err
 }

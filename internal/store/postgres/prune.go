@@ -51,6 +51,11 @@ func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (p store.Pruned,
 			SELECT ctid FROM idempotency WHERE accepted_at < $1 ORDER BY accepted_at LIMIT $2))`, &p.Keys},
 		{older.Rejects, `DELETE FROM reject WHERE ctid = ANY (ARRAY(
 			SELECT ctid FROM reject WHERE at < $1 ORDER BY at LIMIT $2))`, &p.Rejects},
+		// In the order of time, near enough: only the oldest ones are looked at.
+		{older.Audit, `DELETE FROM audit WHERE at < $1 AND number = ANY (ARRAY(
+			SELECT number FROM audit ORDER BY number LIMIT $2))`, &p.Audit},
+		{older.Usage, `DELETE FROM usage WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM usage WHERE day < $1 / 86400000000 LIMIT $2))`, &p.Usage},
 	} {
 		if t.before.IsZero() {
 			continue

@@ -3,57 +3,245 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"fmt"
 	"time"
+
+	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
+// What scanClient and scanKey read.
+const (
+	clientColumns = `c.id, c.name, c.tier, c.rate, c.burst, c.daily_quota, c.recipients, c.scopes, c.suspended, c.created_at, c.revision`
+	apiKeyColumns = `k.id, k.hash, k.client, k.name, k.hint, k.scopes, k.created_at, k.expires_at, k.last_used_at, k.revoked_at`
+)
+
+// clientStatements are the writer's.
+type clientStatements struct {
+	insert, update, remove, find, working *stmt
+	key, touch                            *stmt
+}
+
+func (s *clientStatements) prepare(c *conn) (err error) {
+	for _, p := range []struct {
+		stmt  **stmt
+		query string
+	}{
+		{&s.insert, `INSERT INTO client (id, name, tier, rate, burst, daily_quota, recipients, scopes, suspended, created_at, revision)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING`},
+		{&s.update, `UPDATE client SET name = ?2, tier = ?3, rate = ?4, burst = ?5, daily_quota = ?6, recipients = ?7, scopes = ?8,
+			suspended = ?9, created_at = ?10, revision = revision + 1
+			WHERE id = ?1 AND revision = ?11 AND deleted_at IS NULL`},
+		{&s.remove, `UPDATE client SET deleted_at = ?2, revision = revision + 1, name = '', recipients = '' WHERE id = ?1`},
+		{&s.find, `SELECT revision FROM client WHERE id = ? AND deleted_at IS NULL`},
+		{&s.working, `SELECT count(*) FROM api_key WHERE client = ?1 AND revoked_at IS NULL AND coalesce(expires_at > ?2, true)`},
+		// NULL is no end, and the scalar min of anything and NULL is NULL.
+		{&s.key, `INSERT INTO api_key (hash, id, client, name, hint, scopes, created_at, expires_at, revoked_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (hash) DO UPDATE SET
+			expires_at = coalesce(min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
+			revoked_at = coalesce(revoked_at, excluded.revoked_at)
+			WHERE client = excluded.client`},
+		{&s.touch, `UPDATE api_key SET last_used_at = ?2 WHERE hash = ?1 AND coalesce(last_used_at < ?2, true)`},
+	} {
+		if *p.stmt, err = c.prepare(p.query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // PutClient implements store.Clients.
-func (s *Store) PutClient(ctx context.Context, c esh3ar.Client) error {
-	return s.writer.do(ctx, 1, func(w *writer) error {
-		_, err := w.stmts.client.exec(c.ID, c.Name, int64(c.Tier), c.MintTokens, c.CreatedAt.UnixMicro())
-		return classify(err)
+func (s *Store) PutClient(ctx context.Context, c esh3ar.Client, e store.AuditEntry) (int64, error) {
+	err := s.writer.do(ctx, 2, func(w *writer) error {
+		args := []driver.Value{
+			c.ID, c.Name, int64(c.Tier), int64(c.Rate), int64(c.Burst), c.DailyQuota, c.Recipients, int64(c.Scopes),
+			c.Suspended, c.CreatedAt.UnixMicro(),
+		}
+		put := w.stmts.clients.insert
+		if c.Revision != 0 {
+			put, args = w.stmts.clients.update, append(args, c.Revision)
+		}
+		switch n, err := put.exec(args...); {
+		case err != nil:
+			return classify(err)
+		case n == 0 && c.Revision == 0:
+			return store.ErrConflict
+		case n == 0:
+			if err := w.stmts.clients.mustExist(c.ID); err != nil {
+				return err
+			}
+			return store.ErrConflict
+		}
+		return w.audit(e)
+	})
+	return c.Revision + 1, err
+}
+
+// mustExist returns store.ErrNotFound unless there is such a client.
+func (s *clientStatements) mustExist(id string) error {
+	row, err := s.find.row(id)
+	if err == nil && row == nil {
+		return store.ErrNotFound
+	}
+	return classify(err)
+}
+
+// DeleteClient implements store.Clients.
+func (s *Store) DeleteClient(ctx context.Context, id string, e store.AuditEntry) error {
+	return s.writer.do(ctx, 2, func(w *writer) error {
+		if err := w.stmts.clients.mustExist(id); err != nil {
+			return err
+		}
+		working, err := w.stmts.clients.working.row(id, e.At.UnixMicro())
+		if err != nil {
+			return classify(err)
+		}
+		if working[0].(int64) > 0 {
+			return store.ErrConflict
+		}
+		if _, err := w.stmts.clients.remove.exec(id, e.At.UnixMicro()); err != nil {
+			return classify(err)
+		}
+		return w.audit(e)
+	})
+}
+
+// PutKeys implements store.Clients.
+func (s *Store) PutKeys(ctx context.Context, keys []esh3ar.APIKey, e store.AuditEntry) error {
+	return s.writer.do(ctx, 1+len(keys), func(w *writer) error {
+		for i := range keys {
+			k := &keys[i]
+			if err := w.stmts.clients.mustExist(k.Client); err != nil {
+				return err
+			}
+			n, err := w.stmts.clients.key.exec(k.Hash[:], k.ID, k.Client, k.Name, k.Hint, int64(k.Scopes),
+				k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt))
+			if err != nil {
+				if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code() == lib.SQLITE_CONSTRAINT_UNIQUE {
+					return store.ErrConflict
+				}
+				return classify(err)
+			}
+			if n == 0 { // another client's
+				return store.ErrConflict
+			}
+		}
+		return w.audit(e)
+	})
+}
+
+// TouchKeys implements store.Clients.
+func (s *Store) TouchKeys(ctx context.Context, used map[[32]byte]time.Time) error {
+	return s.writer.do(ctx, len(used), func(w *writer) error {
+		for hash, at := range used {
+			if _, err := w.stmts.clients.touch.exec(hash[:], at.UnixMicro()); err != nil {
+				return classify(err)
+			}
+		}
+		return nil
 	})
 }
 
 // Client implements store.Clients.
 func (s *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
 	var c esh3ar.Client
-	var created int64
-	err := s.read.client.QueryRowContext(ctx, id).Scan(&c.ID, &c.Name, &c.Tier, &c.MintTokens, &created)
-	if errors.Is(err, sql.ErrNoRows) {
-		return c, store.ErrNotFound
-	}
-	c.CreatedAt = time.UnixMicro(created).UTC()
-	return c, classify(err)
+	err := scanInto(s.read.client.QueryRowContext(ctx, id), clientFields(&c))
+	return c, err
 }
 
-// PutKey implements store.Clients.
-func (s *Store) PutKey(ctx context.Context, k esh3ar.APIKey) error {
-	return s.writer.do(ctx, 1, func(w *writer) error {
-		_, err := w.stmts.apiKey.exec(k.Hash[:], k.Client, k.Hint, k.CreatedAt.UnixMicro(), micros(k.RevokedAt))
-		return classify(err)
-	})
+// ListClients implements store.Clients.
+func (s *Store) ListClients(ctx context.Context, after string, limit int) ([]esh3ar.Client, error) {
+	return scanAll(clientFields)(s.read.clients.QueryContext(ctx, after, limit))
+}
+
+// Keys implements store.Clients.
+func (s *Store) Keys(ctx context.Context, client string, limit int) ([]esh3ar.APIKey, error) {
+	return scanAll(keyFields)(s.read.keys.QueryContext(ctx, client, limit))
 }
 
 // ClientByKey implements store.Clients.
 func (s *Store) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error) {
-	k := esh3ar.APIKey{Hash: hash}
+	var k esh3ar.APIKey
 	var c esh3ar.Client
-	var keyCreated, clientCreated int64
-	var revoked sql.NullInt64
-	err := s.read.apiKey.QueryRowContext(ctx, hash[:]).Scan(&k.Hint, &keyCreated, &revoked,
-		&c.ID, &c.Name, &c.Tier, &c.MintTokens, &clientCreated)
+	err := scanInto(s.read.apiKey.QueryRowContext(ctx, hash[:]), append(keyFields(&k), clientFields(&c)...))
+	return k, c, err
+}
+
+// clientFields are what the clientColumns are scanned into.
+func clientFields(c *esh3ar.Client) []any {
+	return []any{
+		&c.ID, &c.Name, &c.Tier, &c.Rate, &c.Burst, &c.DailyQuota, &c.Recipients, &c.Scopes, &c.Suspended,
+		(*instant)(&c.CreatedAt), &c.Revision,
+	}
+}
+
+// keyFields are what the apiKeyColumns are scanned into.
+func keyFields(k *esh3ar.APIKey) []any {
+	return []any{
+		&k.ID, (*digest)(&k.Hash), &k.Client, &k.Name, &k.Hint, &k.Scopes,
+		(*instant)(&k.CreatedAt), (*instant)(&k.ExpiresAt), (*instant)(&k.LastUsedAt), (*instant)(&k.RevokedAt),
+	}
+}
+
+// scanInto reads one row, or returns store.ErrNotFound.
+func scanInto(row *sql.Row, fields []any) error {
+	err := row.Scan(fields...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return k, c, store.ErrNotFound
+		return store.ErrNotFound
 	}
-	k.Client = c.ID
-	k.CreatedAt = time.UnixMicro(keyCreated).UTC()
-	c.CreatedAt = time.UnixMicro(clientCreated).UTC()
-	if revoked.Valid {
-		k.RevokedAt = time.UnixMicro(revoked.Int64).UTC()
+	return classify(err)
+}
+
+// scanAll returns what reads all rows of a query, each into what fields says.
+func scanAll[T any](fields func(*T) []any) func(*sql.Rows, error) ([]T, error) {
+	return func(rows *sql.Rows, err error) ([]T, error) {
+		if err != nil {
+			return nil, classify(err)
+		}
+		defer rows.Close()
+		var list []T
+		for rows.Next() {
+			var one T
+			if err := rows.Scan(fields(&one)...); err != nil {
+				return nil, classify(err)
+			}
+			list = append(list, one)
+		}
+		return list, classify(rows.Err())
 	}
-	return k, c, classify(err)
+}
+
+// instant scans a time that is stored as micros does.
+type instant time.Time
+
+// Scan implements sql.Scanner.
+func (t *instant) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*t = instant{}
+	case int64:
+		*t = instant(time.UnixMicro(v).UTC())
+	default:
+		return fmt.Errorf("a time is stored as %T", v)
+	}
+	return nil
+}
+
+// digest scans a hash.
+type digest [32]byte
+
+// Scan implements sql.Scanner.
+func (d *digest) Scan(v any) error {
+	b, ok := v.([]byte)
+	if !ok || len(b) != len(d) {
+		return fmt.Errorf("a hash is stored as %T of %d bytes", v, len(b))
+	}
+	copy(d[:], b)
+	return nil
 }

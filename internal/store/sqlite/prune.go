@@ -35,6 +35,8 @@ func (s *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, e
 			{older.Events, w.stmts.pruneEvents, &p.Events},
 			{older.Keys, w.stmts.pruneKeys, &p.Keys},
 			{older.Rejects, w.stmts.pruneRejects, &p.Rejects},
+			{older.Audit, w.stmts.pruneAudit, &p.Audit},
+			{older.Usage, w.stmts.pruneUsage, &p.Usage},
 		} {
 			if t.before.IsZero() {
 				continue

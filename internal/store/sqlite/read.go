@@ -24,8 +24,9 @@ const forgotten = `coalesce((SELECT min(number) FROM event e WHERE e.shard = s.s
 // readStatements are prepared on the reading connections. Those of listings are built for each
 // query, because their conditions vary.
 type readStatements struct {
-	message, waiting, due, key, events              *sql.Stmt
-	eventRanges, forgotten, client, apiKey, rejects *sql.Stmt
+	message, waiting, due, key, events *sql.Stmt
+	eventRanges, forgotten, rejects    *sql.Stmt
+	client, clients, keys, apiKey      *sql.Stmt
 }
 
 func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
@@ -46,9 +47,11 @@ func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
 		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
 		{&r.eventRanges, `SELECT shard, event, ` + forgotten + ` FROM shard s`},
 		{&r.forgotten, `SELECT ` + forgotten + ` FROM shard s WHERE shard = ?`},
-		{&r.client, `SELECT id, name, tier, mint_tokens, created_at FROM client WHERE id = ?`},
-		{&r.apiKey, `SELECT k.hint, k.created_at, k.revoked_at, c.id, c.name, c.tier, c.mint_tokens, c.created_at
-			FROM api_key k JOIN client c ON c.id = k.client WHERE k.hash = ?`},
+		{&r.client, `SELECT ` + clientColumns + ` FROM client c WHERE id = ? AND deleted_at IS NULL`},
+		{&r.clients, `SELECT ` + clientColumns + ` FROM client c WHERE id > ? AND deleted_at IS NULL ORDER BY id LIMIT ?`},
+		{&r.keys, `SELECT ` + apiKeyColumns + ` FROM api_key k WHERE client = ? ORDER BY created_at DESC, id DESC LIMIT ?`},
+		{&r.apiKey, `SELECT ` + apiKeyColumns + `, ` + clientColumns + `
+			FROM api_key k JOIN client c ON c.id = k.client AND c.deleted_at IS NULL WHERE k.hash = ?`},
 		{&r.rejects, `SELECT seq, shard, tier, ord, at, reason, detail, record FROM reject WHERE seq > ? ORDER BY seq LIMIT ?`},
 	} {
 		if *p.stmt, err = db.PrepareContext(ctx, p.query); err != nil {

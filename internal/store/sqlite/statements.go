@@ -15,13 +15,14 @@ type statements struct {
 	event  *stmt
 	reject *stmt
 
-	client *stmt
-	apiKey *stmt
+	clients clientStatements
+	audit   *stmt
+	usage   *stmt
 
 	lastSeq                      *stmt
 	indexOne, indexMany, indexed *stmt
 
-	pruneIndex, pruneMessages, pruneEvents, pruneKeys, pruneRejects *stmt
+	pruneIndex, pruneMessages, pruneEvents, pruneKeys, pruneRejects, pruneAudit, pruneUsage *stmt
 
 	checkpoint *stmt
 }
@@ -81,12 +82,9 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.indexMany, indexEntries(indexTuple)},
 		{&s.indexed, `UPDATE indexer SET seq = ?`},
 
-		{&s.client, `INSERT INTO client (id, name, tier, mint_tokens, created_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (id) DO UPDATE SET name = excluded.name, tier = excluded.tier,
-			mint_tokens = excluded.mint_tokens, created_at = excluded.created_at`},
-		{&s.apiKey, `INSERT INTO api_key (hash, client, hint, created_at, revoked_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (hash) DO UPDATE SET client = excluded.client, hint = excluded.hint,
-			created_at = excluded.created_at, revoked_at = excluded.revoked_at`},
+		{&s.audit, `INSERT INTO audit (at, actor, address, action, client, object, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`},
+		{&s.usage, `INSERT INTO usage (day, client, count) VALUES (?, ?, ?)
+			ON CONFLICT (day, client) DO UPDATE SET count = count + excluded.count RETURNING count`},
 
 		// Both in one transaction, and both find the same rows. Those that are not indexed yet stay.
 		{&s.pruneIndex, `DELETE FROM recipient WHERE (recipient_key, accepted_at, seq) IN
@@ -96,6 +94,8 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.pruneEvents, `DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?2) AND at < ?1`},
 		{&s.pruneKeys, `DELETE FROM idempotency WHERE seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT ?2) AND accepted_at < ?1`},
 		{&s.pruneRejects, `DELETE FROM reject WHERE seq IN (SELECT seq FROM reject ORDER BY seq LIMIT ?2) AND at < ?1`},
+		{&s.pruneAudit, `DELETE FROM audit WHERE number IN (SELECT number FROM audit ORDER BY number LIMIT ?2) AND at < ?1`},
+		{&s.pruneUsage, `DELETE FROM usage WHERE (day, client) IN (SELECT day, client FROM usage WHERE day < ?1 / 86400000000 LIMIT ?2)`},
 
 		{&s.checkpoint, passive},
 	} {
@@ -103,5 +103,5 @@ func (s *statements) prepare(c *conn) (err error) {
 			return err
 		}
 	}
-	return nil
+	return s.clients.prepare(c)
 }
