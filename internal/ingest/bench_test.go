@@ -26,7 +26,7 @@ func (oneKey) ClientByKey(_ context.Context, hash [32]byte) (esh3ar.APIKey, esh3
 	if hash != esh3ar.HashKey(benchKey) {
 		return esh3ar.APIKey{}, esh3ar.Client{}, store.ErrNotFound
 	}
-	return esh3ar.APIKey{Hash: hash, Client: "bench"}, esh3ar.Client{ID: "bench", Name: "Benchmark", Tier: esh3ar.TierSilver, MintTokens: true}, nil
+	return esh3ar.APIKey{Hash: hash, Client: "bench"}, esh3ar.Client{ID: "bench", Name: "Benchmark", Tier: esh3ar.TierSilver, Scopes: esh3ar.AllScopes}, nil
 }
 
 // noJournal takes every record and keeps none.
