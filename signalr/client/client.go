@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ type Client struct {
 	opts     Options
 	url      *url.URL
 	codec    protocol.Codec
-	handlers map[string]Handler // by lower-case name
+	handlers map[string]Handler // by lower-case name, and by the name as it was registered
 
 	ctx    context.Context // done when the client is closed
 	cancel context.CancelFunc
@@ -85,13 +86,13 @@ type Handler func(ctx context.Context, call *Call) (any, error)
 // valid only until the handler returns.
 type Call struct {
 	codec  protocol.Codec
-	target string
+	target []byte
 	args   [][]byte
 	wanted bool
 }
 
 // Target is the name of the method as the server wrote it.
-func (c *Call) Target() string { return c.target }
+func (c *Call) Target() string { return string(c.target) }
 
 // ResultWanted tells whether the server waits for the handler's result.
 func (c *Call) ResultWanted() bool { return c.wanted }
@@ -172,7 +173,12 @@ func parseHubURL(address string) (*url.URL, error) {
 // matched without regard to case. It must be called before Start. Handlers run
 // one at a time, in order, on the goroutine that reads from the connection, so
 // they must not wait for anything that it has to read, such as a result.
-func (c *Client) On(target string, h Handler) { c.handlers[strings.ToLower(target)] = h }
+func (c *Client) On(target string, h Handler) {
+	lower := strings.ToLower(target)
+	maps.DeleteFunc(c.handlers, func(name string, _ Handler) bool { return strings.ToLower(name) == lower })
+	c.handlers[lower] = h
+	c.handlers[target] = h // found without allocating, when the server spells it alike
+}
 
 // Start connects and returns when the handshake is done. It tries once; ctx
 // bounds only that. When it fails it may be called again.

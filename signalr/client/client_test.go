@@ -304,3 +304,31 @@ func TestDefaultReconnect(t *testing.T) {
 		}
 	}
 }
+
+// TestHandlersByName shows that names are matched without regard to case, and that the last handler of a
+// name counts.
+func TestHandlersByName(t *testing.T) {
+	calls := make(chan string, 10)
+	s := &script{answer: "{}\x1e", then: []string{
+		`{"type":1,"target":"Tell","arguments":[1]}` + "\x1e" + `{"type":1,"target":"tell","arguments":[2]}` + "\x1e" +
+			`{"type":1,"target":"TELL","arguments":[3]}` + "\x1e" + `{"type":1,"target":"Other","arguments":[]}` + "\x1e",
+		`{"type":1,"target":"Tell","arguments":[4]}` + "\x1e",
+	}}
+	c := newClient(t, s.serve(t), Options{SkipNegotiation: true, OnBatch: func() { calls <- "end" }})
+	note := func(who string) Handler {
+		return func(_ context.Context, call *Call) (any, error) {
+			calls <- fmt.Sprintf("%s %s%s", who, call.Target(), call.Raw(0))
+			return nil, nil
+		}
+	}
+	c.On("Tell", note("first"))
+	c.On("tELL", note("last"))
+	if err := c.Start(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"end", "last Tell1", "last tell2", "last TELL3", "end", "last Tell4", "end"} {
+		if got := receive(t, calls, "a call"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

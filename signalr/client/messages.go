@@ -168,8 +168,11 @@ func (c *Client) acknowledge() {
 
 // invoked runs the handler of an invocation by the server.
 func (c *Client) invoked(m *protocol.Message) error {
-	call := Call{codec: c.codec, target: string(m.Target), args: m.Args, wanted: len(m.ID) > 0}
-	h := c.handlers[strings.ToLower(call.target)]
+	call := Call{codec: c.codec, target: m.Target, args: m.Args, wanted: len(m.ID) > 0}
+	h := c.handlers[string(m.Target)]
+	if h == nil {
+		h = c.handlers[strings.ToLower(string(m.Target))]
+	}
 	var result any
 	err := error(nil)
 	if h != nil {
