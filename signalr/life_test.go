@@ -11,6 +11,7 @@ import (
 
 	"github.com/esh3artech/esh3ar/signalr"
 	"github.com/esh3artech/esh3ar/signalr/client"
+	"github.com/esh3artech/esh3ar/signalr/internal/cutproxy"
 )
 
 // lifeHub records what the hooks of a hub hear.
@@ -96,15 +97,15 @@ func TestServerCloses(t *testing.T) {
 func TestClientComesBackAfterALoss(t *testing.T) {
 	life := newLifeHub()
 	f := start(t, life.options(signalr.HubOptions{}), echoHub)
-	proxy := newProxy(t, f.url)
+	proxy := cutproxy.New(t, f.url)
 	lost, again := make(chan error, 10), make(chan string, 10)
-	c := dial(t, proxy.url, client.Options{
+	c := dial(t, proxy.URL(), client.Options{
 		Reconnect:      func(int, error) (time.Duration, bool) { return time.Millisecond, true },
 		OnReconnecting: func(err error) { lost <- err },
 		OnReconnected:  func(id string) { again <- id },
 	}, nil)
 	for range 3 {
-		proxy.cut()
+		proxy.Cut()
 		if err := receive(t, lost, "the loss"); !errors.Is(err, client.ErrConnectionLost) {
 			t.Errorf("lost with %v", err)
 		}
@@ -121,9 +122,9 @@ func TestClientComesBackAfterALoss(t *testing.T) {
 
 func TestGivingUp(t *testing.T) {
 	f := start(t, signalr.HubOptions{}, nil)
-	proxy := newProxy(t, f.url)
-	c := dial(t, proxy.url, client.Options{Reconnect: client.NoReconnect}, nil)
-	proxy.cut()
+	proxy := cutproxy.New(t, f.url)
+	c := dial(t, proxy.URL(), client.Options{Reconnect: client.NoReconnect}, nil)
+	proxy.Cut()
 	receive(t, c.Done(), "the client's end")
 	if err := c.Err(); !errors.Is(err, client.ErrConnectionLost) {
 		t.Errorf("ended with %v", err)

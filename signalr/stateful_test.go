@@ -12,6 +12,7 @@ import (
 
 	"github.com/esh3artech/esh3ar/signalr"
 	"github.com/esh3artech/esh3ar/signalr/client"
+	"github.com/esh3artech/esh3ar/signalr/internal/cutproxy"
 )
 
 // TestStatefulReconnect cuts the connection again and again while messages
@@ -55,10 +56,10 @@ func statefulReconnect(t *testing.T, parallel int) {
 				}
 			}))
 		})
-		proxy := newProxy(t, f.url)
+		proxy := cutproxy.New(t, f.url)
 		var told []int
 		last := make(chan struct{})
-		c := dial(t, proxy.url, client.Options{
+		c := dial(t, proxy.URL(), client.Options{
 			Protocol: p, StatefulReconnect: true,
 			OnReconnecting: func(err error) { t.Errorf("the connection was lost: %v", err) },
 		}, func(c *client.Client) {
@@ -86,7 +87,7 @@ func statefulReconnect(t *testing.T, parallel int) {
 					return
 				}
 				if i%step == step/2 {
-					proxy.cut()
+					proxy.Cut()
 				}
 				if i%50 == 0 {
 					result, err := conn.Invoke(ctx, signalr.NewMessage("Double", i))

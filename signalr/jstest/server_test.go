@@ -6,22 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/esh3artech/esh3ar/signalr"
+	"github.com/esh3artech/esh3ar/signalr/internal/cutproxy"
 )
 
 // A site is what the scenarios talk to: hubs behind a proxy that can cut
 // connections, and a control endpoint beside the proxy.
 type site struct {
 	web   *httptest.Server
-	proxy *proxy
+	proxy *cutproxy.Proxy
 
 	mu         sync.Mutex
 	ended      map[string]chan string // by connection id
@@ -82,7 +81,7 @@ func startSite(t *testing.T) *site {
 	redirecting, err := server.NewHub(signalr.HubOptions{
 		AllowedOrigins: []string{"*"},
 		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
-			return signalr.Redirect{URL: s.proxy.url + "/hub", AccessToken: "redirected"}, nil
+			return signalr.Redirect{URL: s.proxy.URL() + "/hub", AccessToken: "redirected"}, nil
 		},
 	})
 	if err != nil {
@@ -95,7 +94,7 @@ func startSite(t *testing.T) *site {
 	redirecting.Mount(mux, "/redirect")
 	mux.HandleFunc("POST /control/cut", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
-		s.proxy.cut()
+		s.proxy.Cut()
 	})
 	mux.HandleFunc("POST /control/ended", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -106,7 +105,7 @@ func startSite(t *testing.T) *site {
 		}
 	})
 	s.web = httptest.NewServer(mux)
-	s.proxy = newProxy(t, s.web.URL)
+	s.proxy = cutproxy.New(t, s.web.URL)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -121,8 +120,8 @@ func startSite(t *testing.T) *site {
 
 func (s *site) config(transport, protocol string) config {
 	return config{
-		Hub: s.proxy.url + "/hub", Ordered: s.proxy.url + "/ordered", Impatient: s.proxy.url + "/impatient",
-		Redirect: s.proxy.url + "/redirect", Control: s.web.URL + "/control",
+		Hub: s.proxy.URL() + "/hub", Ordered: s.proxy.URL() + "/ordered", Impatient: s.proxy.URL() + "/impatient",
+		Redirect: s.proxy.URL() + "/redirect", Control: s.web.URL + "/control",
 		Transport: transport, Protocol: protocol, Token: "alice",
 	}
 }
@@ -298,76 +297,6 @@ func readAll(ctx context.Context, in *signalr.StreamReader[int]) ([]int, error) 
 			return items, err
 		}
 		items = append(items, n)
-	}
-}
-
-// A proxy forwards TCP connections until it is told to cut them.
-type proxy struct {
-	url    string
-	target string
-	ln     net.Listener
-	wg     sync.WaitGroup
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	u, err := url.Parse(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{url: "http://" + ln.Addr().String(), target: u.Host, ln: ln, conns: make(map[net.Conn]struct{})}
-	p.wg.Go(p.accept)
-	t.Cleanup(func() {
-		_ = ln.Close()
-		p.cut()
-		p.wg.Wait()
-	})
-	return p
-}
-
-func (p *proxy) accept() {
-	for {
-		down, err := p.ln.Accept()
-		if err != nil {
-			return
-		}
-		up, err := net.Dial("tcp", p.target)
-		if err != nil {
-			_ = down.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.conns[down], p.conns[up] = struct{}{}, struct{}{}
-		p.mu.Unlock()
-		p.wg.Go(func() { p.copy(up, down) })
-		p.wg.Go(func() { p.copy(down, up) })
-	}
-}
-
-func (p *proxy) copy(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
-	_ = to.Close()
-	_ = from.Close()
-	p.mu.Lock()
-	delete(p.conns, to)
-	delete(p.conns, from)
-	p.mu.Unlock()
-}
-
-// cut resets all present connections, so that what is under way is lost.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		_ = c.(*net.TCPConn).SetLinger(0)
-		_ = c.Close()
 	}
 }
 

@@ -1,4 +1,6 @@
-package signalr_test
+// Package cutproxy is a TCP proxy for tests that cuts connections in
+// mid-stream.
+package cutproxy
 
 import (
 	"io"
@@ -8,21 +10,22 @@ import (
 	"testing"
 )
 
-// A proxy forwards TCP connections until it is told to cut them.
-type proxy struct {
+// A Proxy forwards TCP connections until it is told to cut them.
+type Proxy struct {
 	url    string
 	target string
 	ln     net.Listener
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
+	ended bool
 	conns map[net.Conn]struct{}
 }
 
-// newProxy forwards to the server of a hub.
-func newProxy(t testing.TB, hub string) *proxy {
+// New returns a proxy in front of the server of a URL. It ends with the test.
+func New(t testing.TB, target string) *Proxy {
 	t.Helper()
-	u, err := url.Parse(hub)
+	u, err := url.Parse(target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,19 +33,25 @@ func newProxy(t testing.TB, hub string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{target: u.Host, ln: ln, conns: make(map[net.Conn]struct{})}
+	p := &Proxy{target: u.Host, ln: ln, conns: make(map[net.Conn]struct{})}
 	u.Host = ln.Addr().String()
 	p.url = u.String()
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = ln.Close()
-		p.cut()
+		p.mu.Lock()
+		p.ended = true
+		p.mu.Unlock()
+		p.Cut()
 		p.wg.Wait()
 	})
 	return p
 }
 
-func (p *proxy) accept() {
+// URL is the URL that the proxy was made for, with the proxy's own address.
+func (p *Proxy) URL() string { return p.url }
+
+func (p *Proxy) accept() {
 	for {
 		down, err := p.ln.Accept()
 		if err != nil {
@@ -54,6 +63,12 @@ func (p *proxy) accept() {
 			continue
 		}
 		p.mu.Lock()
+		if p.ended {
+			p.mu.Unlock()
+			_ = down.Close()
+			_ = up.Close()
+			return
+		}
 		p.conns[down], p.conns[up] = struct{}{}, struct{}{}
 		p.mu.Unlock()
 		p.wg.Go(func() { p.copy(up, down) })
@@ -61,7 +76,7 @@ func (p *proxy) accept() {
 	}
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *Proxy) copy(to, from net.Conn) {
 	_, _ = io.Copy(to, from)
 	_ = to.Close()
 	_ = from.Close()
@@ -71,9 +86,9 @@ func (p *proxy) copy(to, from net.Conn) {
 	p.mu.Unlock()
 }
 
-// cut breaks all present connections, with a reset, so that what is under way
+// Cut breaks all present connections with a reset, so that what is under way
 // is lost.
-func (p *proxy) cut() {
+func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
