@@ -83,6 +83,7 @@ type Store interface {
 	Clients
 	Auditor
 	Usage
+	Webhooks
 	// Ping reports whether the store answers.
 	Ping(ctx context.Context) error
 	// Close ends all work and releases everything. No other method may be running.

@@ -1,6 +1,9 @@
 package sqlite
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
 
 // statements are the writer's.
 type statements struct {
@@ -15,9 +18,10 @@ type statements struct {
 	event  *stmt
 	reject *stmt
 
-	clients clientStatements
-	audit   *stmt
-	usage   *stmt
+	clients  clientStatements
+	webhooks webhookStatements
+	audit    *stmt
+	usage    *stmt
 
 	lastSeq                      *stmt
 	indexOne, indexMany, indexed *stmt
@@ -103,5 +107,5 @@ func (s *statements) prepare(c *conn) (err error) {
 			return err
 		}
 	}
-	return s.clients.prepare(c)
+	return errors.Join(s.clients.prepare(c), s.webhooks.prepare(c))
 }

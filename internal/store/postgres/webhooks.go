@@ -1,0 +1,292 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/esh3artech/esh3ar/internal/record"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// CreateWebhook implements store.Webhooks.
+func (s *Store) CreateWebhook(ctx context.Context, h store.Webhook, most int, e store.AuditEntry) error {
+	return s.audited(ctx, e, func(tx pgx.Tx) error {
+		// One at a time for each client, so that what is counted stays true until it is committed.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, store.ClientKey(h.Client)); err != nil {
+			return err
+		}
+		var count int
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM webhook WHERE client = $1`, h.Client).Scan(&count); err != nil {
+			return err
+		}
+		if count >= most {
+			return store.ErrTooMany
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO webhook (id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
+			created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, $15, $16, $17, $18, $19)`,
+			h.ID, h.Client, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, h.BatchMax, h.Secret, h.OldSecret, micros(h.OldUntil),
+			h.CreatedAt.UnixMicro(), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason, h.Cursor,
+			micros(h.FailingSince), micros(h.ResumeAt), micros(h.SucceededAt), micros(h.LostAt))
+		return err
+	})
+}
+
+// webhookColumns are what scanWebhook reads.
+const webhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
+	created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at,
+	(SELECT count(*) FROM webhook_parked p WHERE p.webhook = w.id)`
+
+func scanWebhook(row pgx.CollectableRow) (h store.Webhook, err error) {
+	var statuses string
+	if err := row.Scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*instant)(&h.OldUntil),
+		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Cursor,
+		(*instant)(&h.FailingSince), (*instant)(&h.ResumeAt), (*instant)(&h.SucceededAt), (*instant)(&h.LostAt), &h.Parked,
+	); err != nil {
+		return h, err
+	}
+	h.Statuses, err = store.DecodeStatuses(statuses)
+	return h, err
+}
+
+// Webhook implements store.Webhooks.
+func (s *Store) Webhook(ctx context.Context, client, id string) (store.Webhook, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE id = $1 AND client = $2`, id, client)
+	if err != nil {
+		return store.Webhook{}, s.classify(err)
+	}
+	h, err := pgx.CollectOneRow(rows, scanWebhook)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return h, store.ErrNotFound
+	}
+	return h, s.classify(err)
+}
+
+// Webhooks implements store.Webhooks.
+func (s *Store) Webhooks(ctx context.Context, client string) ([]store.Webhook, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE client = $1 ORDER BY created_at, id`, client)
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	list, err := pgx.CollectRows(rows, scanWebhook)
+	return list, s.classify(err)
+}
+
+// EnabledWebhooks implements store.Webhooks.
+func (s *Store) EnabledWebhooks(ctx context.Context) ([]store.WebhookRef, error) {
+	rows, err := s.pool.Query(ctx, `SELECT id, version FROM webhook WHERE disabled_at IS NULL`)
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[store.WebhookRef])
+	return list, s.classify(err)
+}
+
+// WebhookByRef implements store.Webhooks.
+func (s *Store) WebhookByRef(ctx context.Context, ref store.WebhookRef) (h store.Webhook, parked []store.ParkedEvent, err error) {
+	// One view of both tables: what a save moves between the cursor and the parked events is in one of them.
+	view := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, s.pool, view, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE id = $1`, ref.ID)
+		if err != nil {
+			return err
+		}
+		h, err = pgx.CollectOneRow(rows, scanWebhook)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return store.ErrNotFound
+		case err != nil:
+			return err
+		case h.Version != ref.Version:
+			return store.ErrConflict
+		}
+		if rows, err = tx.Query(ctx, `SELECT event, attempts, first_at, next_at FROM webhook_parked
+			WHERE webhook = $1 ORDER BY message, seq`, ref.ID); err != nil {
+			return err
+		}
+		parked, err = pgx.CollectRows(rows, scanParked)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
+		return h, nil, err
+	}
+	return h, parked, s.classify(err)
+}
+
+func scanParked(row pgx.CollectableRow) (p store.ParkedEvent, err error) {
+	var block []byte
+	if err := row.Scan(&block, &p.Attempts, (*instant)(&p.FirstAt), (*instant)(&p.NextAt)); err != nil {
+		return p, err
+	}
+	events, err := record.AppendEvents(nil, block)
+	if err == nil && len(events) != 1 {
+		err = fmt.Errorf("a block of %d events", len(events))
+	}
+	if err != nil {
+		return p, fmt.Errorf("parked event: %w", err)
+	}
+	p.Event = events[0]
+	return p, nil
+}
+
+// lockWebhook makes sure that a webhook has that version, which it keeps until the transaction ends.
+func lockWebhook(ctx context.Context, tx pgx.Tx, ref store.WebhookRef, missing error) error {
+	var version int64
+	err := tx.QueryRow(ctx, `SELECT version FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, ref.ID).Scan(&version)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return missing
+	case err == nil && version != ref.Version:
+		return store.ErrConflict
+	}
+	return err
+}
+
+// UpdateWebhook implements store.Webhooks.
+func (s *Store) UpdateWebhook(ctx context.Context, u store.WebhookUpdate, e store.AuditEntry) error {
+	h := &u.Webhook
+	return s.audited(ctx, e, func(tx pgx.Tx) error {
+		if err := lockWebhook(ctx, tx, store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
+			return err
+		}
+		b := new(pgx.Batch)
+		b.Queue(`UPDATE webhook SET url = $2, description = $3, statuses = $4, format = $5, batch_max = $6, secret = $7,
+			old_secret = $8, old_until = $9, updated_at = $10, disabled_at = $11, disabled_reason = $12, version = version + 1
+			WHERE id = $1`,
+			h.ID, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, h.BatchMax, h.Secret,
+			h.OldSecret, micros(h.OldUntil), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason)
+		if u.Cursor != "" {
+			b.Queue(`UPDATE webhook SET cursor = $2 WHERE id = $1`, h.ID, u.Cursor)
+		}
+		if u.Revive {
+			b.Queue(`UPDATE webhook SET failing_since = NULL, resume_at = NULL WHERE id = $1`, h.ID)
+			b.Queue(`UPDATE webhook_parked SET attempts = 0, first_at = NULL, next_at = $2 WHERE webhook = $1`, h.ID, h.UpdatedAt.UnixMicro())
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+// DeleteWebhook implements store.Webhooks.
+func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.AuditEntry) error {
+	return s.audited(ctx, e, func(tx pgx.Tx) error {
+		// The row first: a save that runs waits for it, and so do the rows that it adds.
+		tag, err := tx.Exec(ctx, `DELETE FROM webhook WHERE id = $1 AND client = $2`, id, client)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return store.ErrNotFound
+		}
+		b := new(pgx.Batch)
+		b.Queue(`DELETE FROM webhook_parked WHERE webhook = $1`, id)
+		b.Queue(`DELETE FROM webhook_delivery WHERE webhook = $1`, id)
+		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+// SaveWebhook implements store.Webhooks.
+func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := lockWebhook(ctx, tx, save.Ref, store.ErrConflict); err != nil {
+			return err
+		}
+		id, p := save.Ref.ID, &save.Progress
+		b := new(pgx.Batch)
+		b.Queue(`UPDATE webhook SET cursor = $2, failing_since = $3, resume_at = $4, succeeded_at = $5, lost_at = $6 WHERE id = $1`,
+			id, p.Cursor, micros(p.FailingSince), micros(p.ResumeAt), micros(p.SucceededAt), micros(p.LostAt))
+		for _, k := range save.Unpark {
+			b.Queue(`DELETE FROM webhook_parked WHERE webhook = $1 AND message = $2 AND seq = $3`, id, k.Message[:], int64(k.Seq))
+		}
+		for i := range save.Park {
+			p := &save.Park[i]
+			var block record.EventBlock
+			block.Add(&p.Event)
+			b.Queue(`INSERT INTO webhook_parked (webhook, message, seq, event, attempts, first_at, next_at)
+				VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (webhook, message, seq) DO UPDATE SET
+				event = excluded.event, attempts = excluded.attempts, first_at = excluded.first_at, next_at = excluded.next_at`,
+				id, p.Event.Message[:], int64(p.Event.Seq), block.Bytes(), p.Attempts, micros(p.FirstAt), p.NextAt.UnixMicro())
+		}
+		queueDeliveries(b, id, save.Deliveries, save.KeepDeliveries)
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	return s.classify(err)
+}
+
+// queueDeliveries adds to the log of a webhook and takes what is more than keep away.
+func queueDeliveries(b *pgx.Batch, id string, list []store.WebhookDelivery, keep int) {
+	if len(list) == 0 {
+		return
+	}
+	for i := range list {
+		d := &list[i]
+		b.Queue(`INSERT INTO webhook_delivery
+			(webhook, at, request_id, events, count, attempt, outcome, status_code, duration, error, response)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			id, d.At.UnixMicro(), d.RequestID, store.EncodeEventKeys(d.Events), d.Count, d.Attempt, d.Outcome, d.StatusCode,
+			d.Duration.Microseconds(), d.Error, d.Response)
+	}
+	b.Queue(`DELETE FROM webhook_delivery WHERE webhook = $1 AND number <=
+		(SELECT number FROM webhook_delivery WHERE webhook = $1 ORDER BY number DESC LIMIT 1 OFFSET $2)`, id, keep)
+}
+
+// LogDelivery implements store.Webhooks.
+func (s *Store) LogDelivery(ctx context.Context, id string, d store.WebhookDelivery, keep int, e store.AuditEntry) error {
+	return s.audited(ctx, e, func(tx pgx.Tx) error {
+		b := new(pgx.Batch)
+		queueDeliveries(b, id, []store.WebhookDelivery{d}, keep)
+		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+// Deliveries implements store.Webhooks.
+func (s *Store) Deliveries(ctx context.Context, id string, before int64, outcome string, limit int) ([]store.WebhookDelivery, error) {
+	query, args := `SELECT number, at, request_id, events, count, attempt, outcome, status_code, duration, error, response
+		FROM webhook_delivery WHERE webhook = $1`, []any{id, limit}
+	if before > 0 {
+		args = append(args, before)
+		query += fmt.Sprintf(` AND number < $%d`, len(args))
+	}
+	if outcome != "" {
+		args = append(args, outcome)
+		query += fmt.Sprintf(` AND outcome = $%d`, len(args))
+	}
+	rows, err := s.pool.Query(ctx, query+` ORDER BY number DESC LIMIT $2`, args...)
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d store.WebhookDelivery, err error) {
+		var took int64
+		var events []byte
+		if err := row.Scan(&d.Number, (*instant)(&d.At), &d.RequestID, &events, &d.Count, &d.Attempt, &d.Outcome, &d.StatusCode, &took, &d.Error, &d.Response); err != nil {
+			return d, err
+		}
+		d.Duration = time.Duration(took) * time.Microsecond
+		d.Events, err = store.DecodeEventKeys(events)
+		return d, err
+	})
+	return list, s.classify(err)
+}
+
+// PruneDeliveries implements store.Webhooks.
+func (s *Store) PruneDeliveries(ctx context.Context, before time.Time) (more bool, err error) {
+	tag, err := s.pool.Exec(ctx, `DELETE FROM webhook_delivery WHERE number IN
+		(SELECT number FROM webhook_delivery ORDER BY number LIMIT $2) AND at < $1`, before.UnixMicro(), pruneRows)
+	return tag.RowsAffected() >= pruneRows/2, s.classify(err)
+}
+
+// EventTime implements store.Webhooks.
+func (s *Store) EventTime(ctx context.Context, shard uint16, number int64) (time.Time, error) {
+	var at int64
+	err := s.pool.QueryRow(ctx, `SELECT at FROM event WHERE shard = $1 AND number = $2`, int32(shard), number).Scan(&at)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return time.Time{}, store.ErrForgotten
+	}
+	return fromMicros(at), s.classify(err)
+}
