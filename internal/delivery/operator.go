@@ -30,7 +30,7 @@ func (r *Recipient) Cancel(row *Item, now time.Time, out []Effect) []Effect {
 
 // Replay brings a message back from the dead-letter queue, with all its attempts anew.
 func (r *Recipient) Replay(row *Item, now time.Time, out []Effect) []Effect {
-	if row.State.Status != esh3ar.StatusUndelivered || r.find(row.Message.ID) != nil {
+	if row.State.Status != esh3ar.StatusUndelivered || row.Message.Stripped || r.find(row.Message.ID) != nil {
 		return out
 	}
 	row.State.Attempts = 0
@@ -49,6 +49,15 @@ func (r *Recipient) Discard(row *Item, why esh3ar.Reason, now time.Time, out []E
 		return out
 	}
 	return r.done(row, out)
+}
+
+// Refused says that the store refused these messages for good and has them as they ended for that. What is in
+// memory of them is dropped; a device that has one still may acknowledge it late.
+func (r *Recipient) Refused(ids []esh3ar.ID, now time.Time, out []Effect) []Effect {
+	for _, id := range ids {
+		r.take(id)
+	}
+	return r.pump(now, out)
 }
 
 // admit takes a stored message in among the waiting whose place in the order is nobody's concern: it

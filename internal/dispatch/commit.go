@@ -8,7 +8,6 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
-	"github.com/esh3artech/esh3ar/internal/record"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -34,6 +33,10 @@ type committer struct {
 	first uint64
 	index map[esh3ar.ID]uint64 // number of the message's change in queue
 	late  []lateAck
+	// refused are the rows of messages that the store refused as they were, until the recipients know.
+	refused map[esh3ar.ID]*store.Change
+	// watched are messages that people are about to change; see dead.
+	watched map[esh3ar.ID]*watched
 	// reports are owed for changes in queue or in the transaction under way, in order.
 	reports []report
 	// entries are the journal entries not yet wholly stored, in order, and rejects what of them goes
@@ -75,6 +78,8 @@ func newCommitter(s *shard) *committer {
 	return &committer{
 		s:       s,
 		index:   make(map[esh3ar.ID]uint64),
+		refused: make(map[esh3ar.ID]*store.Change),
+		watched: make(map[esh3ar.ID]*watched),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		ready:   make(chan struct{}),
@@ -131,8 +136,14 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 			continue
 		}
 		id := e.Item.Message.ID
+		if w := c.watched[id]; w != nil {
+			w.changes++
+		}
+		refused := c.refused[id]
 		n, ok := c.index[id]
-		if ok {
+		if refused != nil {
+			c.afterRefusal(refused, &e.State)
+		} else if ok {
 			// Not stored yet: the later state replaces the earlier, the new transitions add up. A state
 			// with a lower status_seq comes of a row that was read before this change.
 			if p := &c.queue[n-c.first]; p.change.State.Seq() < e.State.Seq() {
@@ -311,9 +322,24 @@ func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed 
 	return b, parts, freed
 }
 
-// commit stores the transaction, however long it takes. Its errors end the shard: it is lost, or ctx
-// has ended.
+// commit stores the transaction, however long it takes, but for what of it the store refuses for good. Its
+// errors end the shard: it is lost, or ctx has ended.
 func (c *committer) commit(ctx context.Context, b *store.Batch) error {
+	err := c.persist(ctx, b)
+	switch {
+	case !errors.Is(err, store.ErrPermanent):
+		return err
+	case len(b.Changes) == 0:
+		return c.s.errLost(err)
+	case len(b.Changes) == 1:
+		return c.refuse(ctx, b, err)
+	}
+	return c.bisect(ctx, b)
+}
+
+// persist stores the transaction as it is, however long it takes. Its errors are store.ErrPermanent, and those
+// that end the shard.
+func (c *committer) persist(ctx context.Context, b *store.Batch) error {
 	retry := newRetry()
 	for {
 		err := c.s.d.opts.Store.Commit(ctx, b)
@@ -328,7 +354,7 @@ func (c *committer) commit(ctx context.Context, b *store.Batch) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, store.ErrPermanent):
-			return c.bisect(ctx, b, err)
+			return err
 		}
 		if retry.first() {
 			c.s.d.opts.Logger.Warn("store does not take a commit; it is repeated", "shard", c.s.id, "changes", len(b.Changes), "err", err)
@@ -340,23 +366,10 @@ func (c *committer) commit(ctx context.Context, b *store.Batch) error {
 	}
 }
 
-// bisect finds the change that the store refuses for good and sends its record raw to the dead
-// letters, so that one poison message does not stop the shard. The positions move with the last part.
-func (c *committer) bisect(ctx context.Context, b *store.Batch, cause error) error {
-	if len(b.Changes) == 0 {
-		return c.s.errLost(cause)
-	}
+// bisect stores the halves of a transaction that the store refuses for good, so that one poison message does
+// not stop the shard. The positions move with the last part.
+func (c *committer) bisect(ctx context.Context, b *store.Batch) error {
 	first, second := *b, *b
-	if len(b.Changes) == 1 {
-		ch := b.Changes[0]
-		c.s.d.opts.Logger.Error("message refused by the store goes to the dead letters", "id", ch.Message.ID.String(), "err", cause)
-		second.Changes = nil
-		second.Rejects = append(b.Rejects[:len(b.Rejects):len(b.Rejects)], store.Reject{
-			Tier: ch.Message.Tier, Ord: ch.Ord, Record: record.AppendMessage(nil, ch.Message),
-			Reason: esh3ar.ReasonRefusedByStore, Detail: cause.Error(),
-		})
-		return c.commit(ctx, &second)
-	}
 	half := len(b.Changes) / 2
 	first.Changes, first.Rejects, first.Positions = b.Changes[:half], nil, c.positions()
 	second.Changes = b.Changes[half:]
@@ -383,8 +396,8 @@ func (c *committer) stored(b *store.Batch, parts []pending) {
 	if c.s.d.opts.Committed != nil {
 		c.s.d.opts.Committed(c.s.id)
 	}
-	for i := range parts {
-		c.s.d.metrics.count(&parts[i].change)
+	for i := range b.Changes {
+		c.s.d.metrics.count(&b.Changes[i])
 	}
 	for name, n := range owed {
 		c.s.post(name, event{kind: evParked, n: n})

@@ -31,6 +31,7 @@ type world struct {
 	t     testing.TB
 	log   *memory.Log
 	store *sqlite.Store
+	path  string // of the store's file
 	ids   esh3ar.IDs
 
 	*dispatch.Dispatcher
@@ -39,9 +40,9 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t}
+	w := &world{t: t, path: filepath.Join(t.TempDir(), "test.db")}
 	var err error
-	if w.store, err = sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), sqlite.Options{}); err != nil {
+	if w.store, err = sqlite.Open(t.Context(), w.path, sqlite.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	w.log = openLog(t)

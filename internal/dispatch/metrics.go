@@ -61,7 +61,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		m.transitions[s] = transitions.WithLabelValues(s.String())
 	}
 	gauge("esh3ar_dispatch_queue_depth", "Recipients that wait for a worker or are being worked on.", func() float64 {
-		return float64(d.runq.load())
+		return float64(d.runq.depth())
 	})
 	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
 		n := 0

@@ -33,7 +33,8 @@ func (d *Dispatcher) Cancel(ctx context.Context, client string, id esh3ar.ID) (s
 // Replay brings a client's undelivered message back from the dead-letter queue, and returns what became
 // of it.
 //
-// Errors: those of Message; KindConflict with the code not_undelivered.
+// Errors: those of Message; KindConflict with the code not_undelivered, or payload_unavailable if the store
+// refused what the message carried.
 func (d *Dispatcher) Replay(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
 	return d.dead(ctx, client, id, event{kind: evReplay})
 }
@@ -50,31 +51,61 @@ func (d *Dispatcher) Discard(ctx context.Context, client string, id esh3ar.ID, w
 	return d.dead(ctx, client, id, event{kind: evDiscard, reason: reason})
 }
 
+// deadTries is how often a request about a dead letter is made anew because the message changed under it.
+const deadTries = 5
+
+// dead brings the event to a message of the dead-letter queue. It does so to a row that is up to date when
+// the event is handled: of several requests about one message the first changes it, and the others see that.
 func (d *Dispatcher) dead(ctx context.Context, client string, id esh3ar.ID, e event) (store.Row, error) {
-	return d.ask(ctx, client, id, e, func(s esh3ar.Status) error {
-		if s != esh3ar.StatusUndelivered {
-			return esh3ar.Errorf(esh3ar.KindConflict, "not_undelivered", "message %s is %s, not in the dead-letter queue", id, s)
+	if int(id.Shard()) >= len(d.shards) {
+		return d.Message(ctx, client, id) // which tells that there is none
+	}
+	c := d.shards[id.Shard()].committer
+	c.watch(id)
+	defer c.unwatch(id)
+	for range deadTries {
+		e.since = c.changes(id)
+		if !c.settled(ctx) {
+			return store.Row{}, storeUnavailable(ctx.Err())
 		}
-		return nil
-	})
+		stale := false
+		e.stale = &stale
+		row, err := d.ask(ctx, client, id, e, func(m *esh3ar.Message, s esh3ar.Status) error {
+			switch {
+			case s != esh3ar.StatusUndelivered:
+				return esh3ar.Errorf(esh3ar.KindConflict, "not_undelivered", "message %s is %s, not in the dead-letter queue", id, s)
+			case m.Stripped && e.kind == evReplay:
+				return esh3ar.Errorf(esh3ar.KindConflict, "payload_unavailable",
+					"the message store refused what message %s carried, so there is nothing to deliver; send it anew, or discard it", id)
+			}
+			return nil
+		})
+		if err != nil || !stale {
+			return row, err
+		}
+	}
+	return store.Row{}, esh3ar.Errorf(esh3ar.KindConflict, "message_changing", "message %s is being changed by others; ask again", id).After(time.Second)
+}
+
+func storeUnavailable(cause error) error {
+	return esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable", "the message store does not answer; ask again").
+		After(time.Second).Because(cause)
 }
 
 // ask brings the event, with the message's row, to the message's recipient, waits until what came of it
-// is stored, and returns the row as it is then. Allowed, if set, may refuse by the status of the row that
-// is brought.
-func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e event, allowed func(esh3ar.Status) error) (store.Row, error) {
+// is stored, and returns the row as it is then. Allowed, if set, may refuse by the row that is brought.
+func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e event, allowed func(*esh3ar.Message, esh3ar.Status) error) (store.Row, error) {
 	if int(id.Shard()) >= len(d.shards) {
 		return d.Message(ctx, client, id) // which tells that there is none
 	}
 	s := d.shards[id.Shard()]
 	if err := s.looks.Acquire(ctx, 1); err != nil {
-		return store.Row{}, esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable",
-			"the message store does not answer; ask again").After(time.Second).Because(err)
+		return store.Row{}, storeUnavailable(err)
 	}
 	defer s.looks.Release(1)
 	row, err := d.Message(ctx, client, id)
 	if err == nil && allowed != nil {
-		err = allowed(row.State.Status)
+		err = allowed(&row.Message, row.State.Status)
 	}
 	if err != nil || row.State.Status.Final() && row.State.Status != esh3ar.StatusUndelivered {
 		return row, err
@@ -89,4 +120,45 @@ func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e eve
 			"the message store does not answer; ask for the message's status").After(time.Second).Because(ctx.Err())
 	}
 	return d.Message(ctx, client, id)
+}
+
+// watched counts the changes of a message that somebody is about to change by its stored row.
+type watched struct {
+	by      int // how many watch
+	changes uint64
+}
+
+// watch counts the changes of the message from now on, until unwatch.
+func (c *committer) watch(id esh3ar.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.watched[id]
+	if w == nil {
+		w = new(watched)
+		c.watched[id] = w
+	}
+	w.by++
+}
+
+func (c *committer) unwatch(id esh3ar.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.watched[id]
+	if w.by--; w.by == 0 {
+		delete(c.watched, id)
+	}
+}
+
+// changes returns how many changes of a watched message were handed out so far.
+func (c *committer) changes(id esh3ar.ID) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.watched[id].changes
+}
+
+// current reports whether the row that an event brings is still what the store has, or will have. When it is
+// not it says so to who asked.
+func (r *recipient) current(e *event) bool {
+	*e.stale = r.shard.committer.changes(e.item.Message.ID) != e.since
+	return !*e.stale
 }
