@@ -43,6 +43,9 @@ type Item struct {
 	Saved bool
 	// Unsaved is the index in State.Timeline of the first transition that no effect has handed out.
 	Unsaved int
+	// Aside says, on arrival, that the client has more than its share in memory: the message waits in the
+	// store for its turn, also if the recipient is connected.
+	Aside bool
 	// Origin is the driver's: where the message came from. The core does not look at it.
 	Origin any
 

@@ -47,7 +47,7 @@ func (w *world) happen(o op) {
 		}
 		w.accept(client, size, ttl, delay)
 	case "intake":
-		w.intake()
+		w.intake(o.N%4 == 3)
 	case "attach":
 		w.attach(d)
 	case "cut":

@@ -140,16 +140,18 @@ func (r *Recipient) Arrive(it *Item, now time.Time, out []Effect) []Effect {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindBacklog)
 		r.touch(now)
 		r.tail = append(r.tail, it)
-		if len(r.tail) > r.hold() {
+		if it.Aside || len(r.tail) > r.hold() {
 			out = r.parkTail(out)
 		}
 		return out
 	}
-	if r.waiting >= r.hold() {
+	if it.Aside || r.waiting >= r.hold() {
 		it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonBehindBacklog)
 		r.clear = false
 		r.cursor = it.Ord - 1 // everything below is in memory
-		return r.park(it, out)
+		out = r.park(it, out)
+		r.gate = r.reports // there is nothing to read before
+		return r.pump(now, out)
 	}
 	it.State.Move(esh3ar.StatusQueued, now, esh3ar.ReasonNone)
 	r.touch(now)

@@ -149,6 +149,7 @@ func (s *scenario) step(words []string) ([]string, error) {
 		if aerr != nil {
 			return nil, aerr
 		}
+		it.Aside = slices.Contains(names, "aside")
 		effects = r.Arrive(it, s.now, nil)
 	case "attach":
 		effects = r.Attach(Conn(number()), s.now, nil)

@@ -152,7 +152,7 @@ func (w *world) accept(client string, size int, ttl, delay time.Duration) {
 }
 
 // intake brings the next message that has no row from the journal to the recipient.
-func (w *world) intake() bool {
+func (w *world) intake(aside bool) bool {
 	for w.read < len(w.journal) {
 		l := w.journal[w.read]
 		w.read++
@@ -160,7 +160,7 @@ func (w *world) intake() bool {
 			continue
 		}
 		w.ord++
-		it := &Item{Message: l.msg, State: esh3ar.NewState(l.msg.AcceptedAt), Ord: w.ord}
+		it := &Item{Message: l.msg, State: esh3ar.NewState(l.msg.AcceptedAt), Ord: w.ord, Aside: aside}
 		w.do(func(r *Recipient, out []Effect) []Effect { return r.Arrive(it, w.now, out) })
 		return true
 	}
@@ -724,7 +724,7 @@ func (w *world) settleDown() {
 		w.commit(len(w.commits))
 		busy := w.report()
 		busy = w.answer(false) || busy
-		busy = w.intake() || busy
+		busy = w.intake(false) || busy
 		busy = w.detach(false) || busy
 		for i := range w.devices {
 			for w.receive(&w.devices[i]) {

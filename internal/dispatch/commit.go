@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -45,6 +46,7 @@ type committer struct {
 	rejects []store.Reject
 	moved   bool // an entry may be complete without a change
 
+	failing   atomic.Bool // the store did not take the last transaction that was tried
 	epoch     int64
 	asked     [esh3ar.Tiers]uint64 // positions of the transaction under way
 	done      [esh3ar.Tiers]uint64 // positions that are stored
@@ -207,7 +209,7 @@ func (c *committer) run(ctx context.Context) error {
 			return err
 		}
 		c.stored(b, parts)
-		c.s.memory.Release(freed)
+		c.s.memory.free(freed)
 		c.s.d.metrics.commit.Observe(c.s.d.opts.Now().Sub(began).Seconds())
 
 		c.mu.Lock()
@@ -288,7 +290,7 @@ func (c *committer) settleLate(ctx context.Context) {
 
 // take forms the next transaction, which is then repeated until it is stored. It also returns how many
 // bytes of journal entries are then wholly stored.
-func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed int64) {
+func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed []*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(len(c.queue), commitLimit)
@@ -312,7 +314,7 @@ func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed 
 		q := c.entries[tier]
 		for len(q) > 0 && q[0].stored() {
 			c.asked[tier] = q[0].seq
-			freed += q[0].bytes
+			freed = append(freed, q[0])
 			q[0] = nil
 			q = q[1:]
 		}
@@ -345,6 +347,7 @@ func (c *committer) persist(ctx context.Context, b *store.Batch) error {
 		err := c.s.d.opts.Store.Commit(ctx, b)
 		switch {
 		case err == nil:
+			c.failing.Store(false)
 			if !retry.first() {
 				c.s.d.opts.Logger.Info("store answers again", "shard", c.s.id)
 			}
@@ -359,6 +362,7 @@ func (c *committer) persist(ctx context.Context, b *store.Batch) error {
 		if retry.first() {
 			c.s.d.opts.Logger.Warn("store does not take a commit; it is repeated", "shard", c.s.id, "changes", len(b.Changes), "err", err)
 		}
+		c.failing.Store(true)
 		c.s.d.metrics.commitRetries.Inc()
 		if err := retry.wait(ctx); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/record"
 	"github.com/esh3artech/esh3ar/internal/store"
@@ -25,7 +26,8 @@ type intake struct {
 // entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
 type entry struct {
 	seq   uint64
-	bytes int64 // what it was charged for in shard.memory
+	bytes int64  // what it was charged for in shard.memory
+	parts []part // of that, by whose messages
 	// open counts the messages that no transaction has stored. At zero, and with all earlier entries
 	// of the tier at zero, the position moves to seq in that same transaction.
 	open int
@@ -139,17 +141,48 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int
 		return 0, err
 	}
 	origin := &entry{seq: je.Seq, bytes: size, open: len(msgs)}
+	s.memory.charge(origin, msgs)
 	s.committer.begin(in.tier, origin, rejects)
 	items := make([]*delivery.Item, len(msgs))
 	block := make([]delivery.Item, len(msgs)) // one allocation for all
+	aside := in.aside(msgs)
 	for i, m := range msgs {
-		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin}
+		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin, Aside: aside != nil && aside[i]}
 		items[i] = &block[i]
 	}
 	if items = s.deferred.admit(items, doubtful); len(items) > 0 {
 		return s.arrive(items), nil
 	}
 	return 0, nil
+}
+
+// aside says which messages are to wait in the store, because their clients have more than their share in
+// memory: nil for none. While the store does not answer that would gain nothing.
+func (in *intake) aside(msgs []*esh3ar.Message) []bool {
+	s := in.s
+	if !s.memory.crowded() || s.committer.failing.Load() {
+		return nil
+	}
+	var (
+		marks []bool
+		last  fair.Flow
+		over  bool
+	)
+	for i, m := range msgs {
+		f := fair.Flow{Tier: m.Tier, Client: m.Client}
+		if i == 0 || f != last {
+			last, over = f, s.memory.over(f)
+		}
+		if !over {
+			continue
+		}
+		if marks == nil {
+			marks = make([]bool, len(msgs))
+		}
+		marks[i] = true
+		s.d.metrics.aside.Inc()
+	}
+	return marks
 }
 
 // decode returns the messages of an entry and what of it cannot be one.

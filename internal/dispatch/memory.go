@@ -2,12 +2,15 @@ package dispatch
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 )
 
 const (
@@ -22,15 +25,18 @@ const (
 	relaxEvery = 2 * time.Second
 )
 
-// memory counts what the journal entries take that were read and are not stored yet.
+// memory counts what the journal entries take that were read and are not stored yet, and for whom.
 type memory struct {
 	limit int64
 	room  *semaphore.Weighted
 	used  atomic.Int64
+
+	mu    sync.Mutex
+	flows map[fair.Flow]int64 // never 0
 }
 
 func newMemory(limit int64) *memory {
-	return &memory{limit: limit, room: semaphore.NewWeighted(limit)}
+	return &memory{limit: limit, room: semaphore.NewWeighted(limit), flows: make(map[fair.Flow]int64)}
 }
 
 // Acquire waits for room; its error is ctx's.
@@ -42,10 +48,66 @@ func (m *memory) Acquire(ctx context.Context, n int64) error {
 	return nil
 }
 
-// Release gives room back.
+// Release gives room back that was not charged to anybody.
 func (m *memory) Release(n int64) {
 	m.used.Add(-n)
 	m.room.Release(n)
+}
+
+// part is what a client's messages take of an entry.
+type part struct {
+	flow  fair.Flow
+	bytes int64
+}
+
+// charge notes whose the messages are that an entry brings.
+func (m *memory) charge(e *entry, msgs []*esh3ar.Message) {
+	if len(msgs) == 0 {
+		return
+	}
+	each := e.bytes / int64(len(msgs))
+	for _, x := range msgs {
+		f := fair.Flow{Tier: x.Tier, Client: x.Client}
+		if n := len(e.parts); n == 0 || e.parts[n-1].flow != f {
+			e.parts = append(e.parts, part{flow: f})
+		}
+		e.parts[len(e.parts)-1].bytes += each
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range e.parts {
+		m.flows[p.flow] += p.bytes
+	}
+}
+
+// free gives the room of entries back that are stored.
+func (m *memory) free(entries []*entry) {
+	if len(entries) == 0 {
+		return
+	}
+	var bytes int64
+	m.mu.Lock()
+	for _, e := range entries {
+		bytes += e.bytes
+		for _, p := range e.parts {
+			if m.flows[p.flow] -= p.bytes; m.flows[p.flow] == 0 {
+				delete(m.flows, p.flow)
+			}
+		}
+	}
+	m.mu.Unlock()
+	m.Release(bytes)
+}
+
+// crowded reports whether memory is scarce enough for shares to count.
+func (m *memory) crowded() bool { return m.used.Load() > m.limit/2 }
+
+// over reports whether the flow has more than its fair share in memory: half of the limit, divided among all
+// that have anything there. The other half is for who comes next.
+func (m *memory) over(f fair.Flow) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.flows[f] > m.limit/2/int64(max(1, len(m.flows)))
 }
 
 // tightness returns how short of memory the process is, from 0 to delivery.Tight.
