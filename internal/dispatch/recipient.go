@@ -7,6 +7,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
+	"github.com/esh3artech/esh3ar/internal/fair"
 )
 
 type eventKind uint8
@@ -46,26 +47,62 @@ type event struct {
 	handled    *sync.WaitGroup // told, if set, when the event and its effects are done
 }
 
+// turnEvents is the most events of one turn: what a flood costs others is a few turns of this length.
+const turnEvents = 64
+
 // recipient is a recipient in memory: a mailbox of events and the core that they are fed to. At most
-// one worker runs it at a time.
+// one worker runs it at a time. While there is something in the mailbox it is being run or stands in the
+// run queue.
 type recipient struct {
 	shard *shard
 	name  string
 
-	// mailbox, scheduled and attached are guarded by shard.mu. The mailbox is bounded by what feeds it: the
+	// mailbox, running and attached are guarded by shard.mu. The mailbox is bounded by what feeds it: the
 	// journal entries in memory, one page, and what connections say at the pace they are read.
-	mailbox   []event
-	scheduled bool
+	mailbox mailbox
+	running bool
 	// attached counts the connections, those included whose event waits in the mailbox.
 	attached int
+
+	// stand is guarded by runQueue.mu.
+	stand stand
 
 	// The rest belongs to the worker that runs it.
 	core  *delivery.Recipient
 	conns []liveConn
-	spare []event
 
 	// timer is when the shard's timers will tick it, zero for never. Guarded by timers.mu.
 	timer time.Time
+}
+
+// mailbox is a queue of events.
+type mailbox struct {
+	all  []event // all[:head] are done with
+	head int
+}
+
+func (m *mailbox) empty() bool { return m.head == len(m.all) }
+
+func (m *mailbox) add(e event) { m.all = append(m.all, e) }
+
+// first returns the first events, at most n. They do not change until they are dropped.
+func (m *mailbox) first(n int) []event { return m.all[m.head:min(m.head+n, len(m.all))] }
+
+// drop removes the first n events.
+func (m *mailbox) drop(n int) {
+	clear(m.all[m.head : m.head+n])
+	m.head += n
+	const keep = 16 // room that an empty mailbox keeps
+	switch {
+	case m.empty() && cap(m.all) > keep:
+		*m = mailbox{}
+	case m.empty():
+		m.all, m.head = m.all[:0], 0
+	case 2*m.head >= len(m.all):
+		left := copy(m.all, m.all[m.head:])
+		clear(m.all[left:])
+		m.all, m.head = m.all[:left], 0
+	}
 }
 
 type liveConn struct {
@@ -73,27 +110,34 @@ type liveConn struct {
 	conn Connection
 }
 
-// run works off the mailbox as it stands, then queues the recipient again if more came meanwhile, so
-// that one busy recipient does not hold a worker.
-func (r *recipient) run(out []delivery.Effect) []delivery.Effect {
+// run works off a part of the mailbox, then queues the recipient again if there is more, so that one busy
+// recipient does not hold a worker. It returns what that cost.
+func (r *recipient) run(flow fair.Flow, out []delivery.Effect) ([]delivery.Effect, int) {
 	s := r.shard
 	s.mu.Lock()
-	events := r.mailbox
-	r.mailbox = r.spare[:0]
+	if r.running || r.mailbox.empty() {
+		s.mu.Unlock() // whoever runs it looks again; or has, and it was worked off before its turn came
+		return out, 0
+	}
+	r.running = true
+	events := r.mailbox.first(turnEvents)
 	s.mu.Unlock()
 
+	cost := len(events)
 	now := s.d.opts.Now()
 	out = r.core.SetTight(int(s.d.tight.Load()), now, out[:0])
 	for i := range events {
 		e := &events[i]
 		if e.kind == evAttach || e.kind == evDetach || e.stale != nil {
 			// What was decided before is for the connections of then, and makes rows stale.
-			r.perform(out, now)
+			r.perform(out, flow, now)
+			cost += len(out)
 			out = out[:0]
 		}
 		out = r.apply(e, now, out)
 	}
-	r.perform(out, now)
+	r.perform(out, flow, now)
+	cost += len(out)
 	for i := range events {
 		if h := events[i].handled; h != nil {
 			h.Done()
@@ -103,24 +147,29 @@ func (r *recipient) run(out []delivery.Effect) []delivery.Effect {
 		}
 	}
 	clear(out)
-	clear(events)
-	r.spare = events[:0]
 	if wake := r.core.Wake(); !wake.IsZero() {
 		s.timers.set(r, wake)
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	r.running = false
+	r.mailbox.drop(len(events))
 	switch {
-	case len(r.mailbox) > 0:
-		s.d.runq.push(r)
+	case !r.mailbox.empty():
+		s.d.runq.push(wish{r, r.mailbox.first(1)[0].flow()})
 	case r.core.Idle():
-		r.scheduled = false
 		delete(s.recipients, r.name)
-	default:
-		r.scheduled = false
 	}
-	return out
+	return out, cost
+}
+
+// flow is in whose turn the event is to be handled, nil if that is nobody's in particular.
+func (e *event) flow() *fair.Flow {
+	if e.kind != evArrive {
+		return nil
+	}
+	return &fair.Flow{Tier: e.item.Message.Tier, Client: e.item.Message.Client}
 }
 
 func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []delivery.Effect {
@@ -167,7 +216,7 @@ func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []deli
 
 // perform carries out effects in order. All changes of one call reach the committer together, so they
 // are stored by one transaction.
-func (r *recipient) perform(out []delivery.Effect, now time.Time) {
+func (r *recipient) perform(out []delivery.Effect, flow fair.Flow, now time.Time) {
 	s := r.shard
 	stores := false
 	for i := range out {
@@ -190,7 +239,7 @@ func (r *recipient) perform(out []delivery.Effect, now time.Time) {
 			s.d.metrics.breakersClosed.Inc()
 			s.d.opts.Logger.Info("a recipient's circuit breaker is closed", "recipient", r.name)
 		case delivery.Read:
-			s.d.inbox.ask(request{r: r, effect: *e})
+			s.d.inbox.ask(request{r: r, flow: flow, effect: *e})
 		default:
 			stores = true
 		}
