@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,8 @@ func (d *Dispatcher) Replay(ctx context.Context, client string, id esh3ar.ID) (s
 func (d *Dispatcher) Discard(ctx context.Context, client string, id esh3ar.ID, why string) (store.Row, error) {
 	reason := esh3ar.ReasonDiscarded
 	if why != "" {
-		reason += esh3ar.Reason(": " + why[:min(len(why), 200)])
+		// Not half a character at the end.
+		reason += esh3ar.Reason(": " + strings.ToValidUTF8(why[:min(len(why), 200)], ""))
 	}
 	return d.dead(ctx, client, id, event{kind: evDiscard, reason: reason})
 }

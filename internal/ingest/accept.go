@@ -30,7 +30,7 @@ type call struct {
 
 // accept serves POST /v1/messages where net/http has read the request. Front does so for most.
 func (a *API) accept(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	client, err := a.keys.caller(r, esh3ar.ScopeSend)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ type acceptance struct {
 
 // submit reads the message in c.body and makes it durable, unless it is a repetition. Its error is one
 // that refuse can tell.
-func (a *API) submit(ctx context.Context, c *call, client *esh3ar.Client, h http.Header) (acceptance, error) {
+func (a *API) submit(ctx context.Context, c *call, client *grant, h http.Header) (acceptance, error) {
 	a.inFlight.Add(1)
 	defer a.inFlight.Add(-1)
 	start := time.Now()
@@ -102,15 +102,18 @@ func (a *API) stamp() time.Time { return a.now().UTC().Truncate(time.Microsecond
 
 // identify fills m with the draft that was read, the client and an identifier. If the message repeats
 // an earlier one, first says which and m is not to be appended; otherwise first is zero. Its error is
-// of KindMismatch.
+// of KindMismatch, or of KindForbidden for a recipient that is not the client's.
 //
 // A message with a key is looked up after its AcceptedAt was taken. So of two copies one finds the
 // other, or both were accepted before either was stored: whoever sees a record with a key in the
 // journal can tell a copy by looking among the messages that were stored at or after the record's
 // AcceptedAt. Where the look-up fails the message is accepted all the same and says so (Unchecked):
 // the owner of the shard looks up its id, which equal copies agree on.
-func (a *API) identify(ctx context.Context, client *esh3ar.Client, d *decoder, m *esh3ar.Message, now time.Time) (shard uint16, first store.Remembered, err error) {
+func (a *API) identify(ctx context.Context, client *grant, d *decoder, m *esh3ar.Message, now time.Time) (shard uint16, first store.Remembered, err error) {
 	d.fill(m, now)
+	if err := client.mayReach(m.To); err != nil {
+		return 0, first, err
+	}
 	m.Client, m.From, m.Tier = client.ID, client.Name, client.Tier
 	shard = esh3ar.ShardOf(m.To, a.shards)
 	if m.Key == "" {

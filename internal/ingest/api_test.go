@@ -133,7 +133,7 @@ func newService(t *testing.T, change ...func(*Options)) *service {
 	s.tokens, err = devicetoken.NewHS256([]byte("secret"), nil)
 	must(err)
 	o := Options{
-		Keys: s.store, Journal: appender, Messages: s.store, Operator: noOperator{}, Tokens: s.tokens, Shards: testShards,
+		Keys: s.store, Journal: appender, Messages: s.store, Operator: noOperator{}, Auditor: s.store, Tokens: s.tokens, Shards: testShards,
 		IdempotencyWindow: 24 * time.Hour, Metrics: s.metrics, Log: slog.New(slog.NewTextHandler(s.logged, nil)),
 	}
 	for _, c := range change {
@@ -923,7 +923,7 @@ func TestMintToken(t *testing.T) {
 		s.wantProblem(s.do(http.MethodPost, "/v1/recipient-tokens", body), http.StatusBadRequest, code)
 	}
 	s.wantProblem(s.do(http.MethodPost, "/v1/recipient-tokens", `{"sub":"`+strings.Repeat("x", 5000)+`"}`), http.StatusRequestEntityTooLarge, "body_too_large")
-	s.wantProblem(s.do(http.MethodPost, "/v1/recipient-tokens", `{"sub":"a"}`, "Authorization", "Bearer "+bobKey), http.StatusForbidden, "may_not_mint_tokens")
+	s.wantProblem(s.do(http.MethodPost, "/v1/recipient-tokens", `{"sub":"a"}`, "Authorization", "Bearer "+bobKey), http.StatusForbidden, "scope_missing")
 	elsewhere := newService(t, func(o *Options) { o.Tokens = nil })
 	elsewhere.wantProblem(elsewhere.do(http.MethodPost, "/v1/recipient-tokens", `{"sub":"a"}`), http.StatusForbidden, "tokens_not_minted_here")
 }
@@ -955,7 +955,7 @@ func TestTraceParent(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	good := Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Operator: noOperator{}, Shards: 1}
+	good := Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Operator: noOperator{}, Auditor: struct{ Auditor }{}, Shards: 1}
 	if _, err := New(good); err != nil {
 		t.Error(err)
 	}

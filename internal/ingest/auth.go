@@ -33,11 +33,13 @@ const (
 //
 // A key that was ever found keeps working while the source fails. It is looked up again after half
 // of maxAge, by one request while others go on with what is known, and no request relies on an answer
-// older than maxAge unless the source failed since.
+// older than maxAge unless the source failed since. Who tries keys that are not there is slowed, by
+// address (guesses); a key that is known here is not.
 type keyring struct {
 	source Keys
 	maxAge time.Duration
-	start  time.Time // ages are monotonic, against this
+	now    func() time.Time // against which keys expire
+	start  time.Time        // ages are monotonic, against this
 
 	mu      sync.RWMutex
 	known   map[[32]byte]*knownKey
@@ -45,67 +47,122 @@ type keyring struct {
 
 	lookups chan struct{} // a slot for each look-up of a new key
 	misses  *rate.Limiter
+	guesses *guesses
 }
 
-// knownKey is a key that the source has, revoked or not.
+// knownKey is a key that the source has, whether or not it works.
 type knownKey struct {
-	client  atomic.Pointer[esh3ar.Client] // nil if the key was revoked
-	checked atomic.Int64                  // when it was looked up, since start
-	renew   sync.Mutex                    // held by who looks it up again
+	grant   atomic.Pointer[grant] // nil if the key or its client is gone
+	checked atomic.Int64          // when it was looked up, since start
+	used    atomic.Int64          // when it was used, to within useAccuracy, since start; 0 if never
+	noted   atomic.Int64          // the value of used that the source was told of
+	renew   sync.Mutex            // held by who looks it up again
 }
 
-func newKeyring(source Keys, maxAge time.Duration) *keyring {
+// grant is what an API key allows, as last looked up: what its client may, narrowed by the key. It never
+// changes.
+type grant struct {
+	esh3ar.Client
+	key        esh3ar.APIKey
+	recipients esh3ar.Recipients
+}
+
+// allows returns why the key may not be used for that now, nil if it may. Its errors are of
+// KindUnauthorized and KindForbidden.
+func (g *grant) allows(want esh3ar.Scopes, now func() time.Time) error {
+	switch {
+	case !g.key.RevokedAt.IsZero():
+		return endedKey()
+	case !g.key.ExpiresAt.IsZero() && !now().Before(g.key.ExpiresAt):
+		return esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_expired", "the API key expired at %s; use another one",
+			g.key.ExpiresAt.Format(time.RFC3339))
+	case g.Suspended:
+		return esh3ar.Errorf(esh3ar.KindForbidden, "client_suspended", "the client is suspended; ask the operator of this service")
+	case !g.Scopes.Has(want):
+		return esh3ar.Errorf(esh3ar.KindForbidden, "scope_missing", "this needs the scope %s, which the client does not have", want&^g.Scopes)
+	case g.key.Scopes != 0 && !g.key.Scopes.Has(want):
+		return esh3ar.Errorf(esh3ar.KindForbidden, "scope_missing", "this needs the scope %s, which the API key does not have; use another key",
+			want&^g.key.Scopes)
+	}
+	return nil
+}
+
+// mayReach returns why the client may not send to a recipient, nil if it may. Its error is of
+// KindForbidden.
+func (g *grant) mayReach(recipient string) error {
+	if g.recipients.Match(recipient) {
+		return nil
+	}
+	return faults{esh3ar.Errorf(esh3ar.KindForbidden, "recipient_not_allowed",
+		"the client may not send to this recipient; its recipients are %s", g.Client.Recipients).At("/to")}
+}
+
+func newKeyring(source Keys, maxAge time.Duration, now func() time.Time) *keyring {
 	return &keyring{
 		source:  source,
 		maxAge:  maxAge,
+		now:     now,
 		start:   time.Now(),
 		known:   make(map[[32]byte]*knownKey),
 		unknown: make(map[[32]byte]time.Duration),
 		lookups: make(chan struct{}, keyLookups),
 		misses:  rate.NewLimiter(unknownPerSec, unknownBurst),
+		guesses: newGuesses(),
 	}
 }
 
-// caller returns the client that sent the request. Its errors are of KindUnauthorized, or of
-// KindUnavailable when a new key could not be looked up.
-func (k *keyring) caller(r *http.Request) (*esh3ar.Client, error) {
+// caller returns what the key of a request allows, if that includes what is wanted. Its errors are of
+// KindUnauthorized, of KindForbidden, and of KindUnavailable or KindRateLimited when a new key could not be
+// looked up.
+func (k *keyring) caller(r *http.Request, want esh3ar.Scopes) (*grant, error) {
 	hash, err := apiKeyHash(r.Header)
 	if err != nil {
 		return nil, err
 	}
-	return k.client(r.Context(), hash)
+	return k.grant(r.Context(), hash, r.RemoteAddr, want)
 }
 
 // Caller is who sent a request: the holder of an API key.
 type Caller struct {
 	Client *esh3ar.Client
-	keys   *keyring
-	hash   [sha256.Size]byte
+	// KeyID is the key's id.
+	KeyID string
+	keys  *keyring
+	hash  [sha256.Size]byte
+	want  esh3ar.Scopes
 }
 
-// Check reports whether the API key still works, for what goes on for long. Its errors are those of a
-// request with that key; only KindUnauthorized says that it does not.
+// Actor names the caller in the audit log.
+func (c Caller) Actor() string { return c.Client.ID + "/" + c.KeyID }
+
+// Check reports whether the API key still works for what it is being used for, for what goes on for long.
+// Its errors are those of a request with that key; only KindUnauthorized and KindForbidden say that it does
+// not.
 func (c Caller) Check(ctx context.Context) error {
-	_, err := c.keys.client(ctx, c.hash)
+	_, err := c.keys.grant(ctx, c.hash, "", c.want)
 	return err
 }
 
-// Caller finds the holder of an API key, for what is not a request of the API. Its errors are of
-// KindUnauthorized, or of KindUnavailable when a new key cannot be looked up.
-func (a *API) Caller(ctx context.Context, key string) (Caller, error) {
+// Caller finds the holder of an API key that may be used for what is wanted, for what is not a request of
+// the API. Remote is the network address that asks. Its errors are of KindUnauthorized, of KindForbidden,
+// and of KindUnavailable or KindRateLimited when a new key cannot be looked up.
+func (a *API) Caller(ctx context.Context, remote, key string, want esh3ar.Scopes) (Caller, error) {
 	switch {
 	case key == "":
 		return Caller{}, esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_missing", "give the API key as the access token")
 	case len(key) > maxSecretLength:
 		return Caller{}, unknownKey()
 	}
-	return a.keys.holder(ctx, esh3ar.HashKey(key))
+	return a.keys.holder(ctx, esh3ar.HashKey(key), remote, want)
 }
 
 // holder returns the holder of the key with that hash.
-func (k *keyring) holder(ctx context.Context, hash [sha256.Size]byte) (Caller, error) {
-	client, err := k.client(ctx, hash)
-	return Caller{Client: client, keys: k, hash: hash}, err
+func (k *keyring) holder(ctx context.Context, hash [sha256.Size]byte, remote string, want esh3ar.Scopes) (Caller, error) {
+	g, err := k.grant(ctx, hash, remote, want)
+	if err != nil {
+		return Caller{}, err
+	}
+	return Caller{Client: &g.Client, KeyID: g.key.ID, keys: k, hash: hash, want: want}, nil
 }
 
 // apiKeyHash returns the hash of the API key that a request's header gives.
@@ -127,16 +184,18 @@ func unknownKey() error {
 	return esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_unknown", "there is no such API key; check that it is complete")
 }
 
-// client returns the client of the key with that hash.
-func (k *keyring) client(ctx context.Context, hash [32]byte) (*esh3ar.Client, error) {
+func endedKey() error {
+	return esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_revoked", "the API key was revoked or removed; use another one")
+}
+
+// grant returns what the key with that hash allows, if that includes what is wanted. Remote is the network
+// address that the key came from.
+func (k *keyring) grant(ctx context.Context, hash [32]byte, remote string, want esh3ar.Scopes) (*grant, error) {
 	now := time.Since(k.start)
 	e, missing := k.recall(hash)
-	if missing {
-		return nil, unknownKey()
-	}
 	if e == nil {
 		var err error
-		if e, err = k.find(ctx, hash); err != nil {
+		if e, err = k.find(ctx, hash, remote, missing); err != nil {
 			return nil, err
 		}
 	} else if age := now - time.Duration(e.checked.Load()); age >= k.maxAge {
@@ -149,11 +208,15 @@ func (k *keyring) client(ctx context.Context, hash [32]byte) (*esh3ar.Client, er
 		k.check(ctx, hash, e)
 		e.renew.Unlock()
 	}
-	c := e.client.Load()
-	if c == nil {
-		return nil, esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_revoked", "the API key was revoked or removed; use another one")
+	g := e.grant.Load()
+	if g == nil {
+		return nil, endedKey()
 	}
-	return c, nil
+	if err := g.allows(want, k.now); err != nil {
+		return nil, err
+	}
+	e.use(now)
+	return g, nil
 }
 
 // recall returns what is known about a key, nil for nothing, and whether it was lately found missing.
@@ -176,23 +239,35 @@ func (k *keyring) check(ctx context.Context, hash [32]byte, e *knownKey) {
 	key, client, err := k.source.ClientByKey(ctx, hash)
 	switch {
 	case err == nil:
-		e.set(key, client)
+		_ = e.set(key, client) // like an answer that did not come
 	case errors.Is(err, store.ErrNotFound):
-		e.client.Store(nil)
+		e.grant.Store(nil)
 	}
 	e.checked.Store(int64(asked))
 }
 
-func (e *knownKey) set(key esh3ar.APIKey, client esh3ar.Client) {
-	if !key.RevokedAt.IsZero() {
-		e.client.Store(nil)
-	} else if old := e.client.Load(); old == nil || *old != client {
-		e.client.Store(&client)
+// set notes what was looked up. Its error says that it cannot be understood.
+func (e *knownKey) set(key esh3ar.APIKey, client esh3ar.Client) error {
+	key.LastUsedAt = time.Time{} // changes and means nothing here
+	if old := e.grant.Load(); old != nil && old.key == key && old.Client == client {
+		return nil
 	}
+	recipients, err := esh3ar.ParseRecipients(client.Recipients)
+	if err == nil {
+		e.grant.Store(&grant{Client: client, key: key, recipients: recipients})
+	}
+	return err
 }
 
-// find looks up a key that is not known here.
-func (k *keyring) find(ctx context.Context, hash [32]byte) (*knownKey, error) {
+// find looks up a key that is not known here. Missing says that it was not there a moment ago.
+func (k *keyring) find(ctx context.Context, hash [32]byte, remote string, missing bool) (*knownKey, error) {
+	from := addressOf(remote)
+	if err := k.guesses.admit(ctx, from); err != nil {
+		return nil, err
+	}
+	if missing {
+		return nil, unknownKey()
+	}
 	wait := time.NewTimer(keyLookupWait)
 	defer wait.Stop()
 	select {
@@ -213,14 +288,19 @@ func (k *keyring) find(ctx context.Context, hash [32]byte) (*knownKey, error) {
 	case k.misses.Tokens() < 1:
 		return nil, k.notNow(nil)
 	}
+	if err := k.guesses.stillAdmitted(from); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyLookupTime)
 	defer cancel()
 	asked := time.Since(k.start)
 	key, client, err := k.source.ClientByKey(ctx, hash)
+	if err == nil {
+		e = new(knownKey)
+		err = e.set(key, client)
+	}
 	switch {
 	case err == nil:
-		e = new(knownKey)
-		e.set(key, client)
 		e.checked.Store(int64(asked))
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -230,8 +310,13 @@ func (k *keyring) find(ctx context.Context, hash [32]byte) (*knownKey, error) {
 	case errors.Is(err, store.ErrNotFound):
 		k.misses.Allow()
 		k.mu.Lock()
-		defer k.mu.Unlock()
+		_, again := k.unknown[hash]
 		putBounded(k.unknown, hash, asked, maxUnknownKeys)
+		k.mu.Unlock()
+		// Who sends one wrong key again and again learns nothing by it, and is not guessing.
+		if !again {
+			k.guesses.miss(from)
+		}
 		return nil, unknownKey()
 	}
 	return nil, k.notNow(err)
@@ -251,7 +336,7 @@ func (k *keyring) forget(hash [32]byte) {
 }
 
 // putBounded sets an entry of a map, and drops an arbitrary one for it when the map is full.
-func putBounded[V any](m map[[32]byte]V, key [32]byte, v V, bound int) {
+func putBounded[K comparable, V any](m map[K]V, key K, v V, bound int) {
 	if _, ok := m[key]; !ok && len(m) >= bound {
 		for other := range m {
 			delete(m, other)

@@ -20,6 +20,7 @@ type keyTable struct {
 	revoked map[[32]byte]bool
 	fault   error
 	asked   int
+	touched []map[[32]byte]time.Time
 	hang    bool // until ctx ends
 }
 
@@ -45,6 +46,16 @@ func (k *keyTable) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKe
 	return key, c, nil
 }
 
+func (k *keyTable) TouchKeys(_ context.Context, used map[[32]byte]time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fault != nil {
+		return k.fault
+	}
+	k.touched = append(k.touched, used)
+	return nil
+}
+
 func newKeyTable() *keyTable {
 	return &keyTable{clients: make(map[[32]byte]esh3ar.Client), revoked: make(map[[32]byte]bool)}
 }
@@ -60,9 +71,9 @@ func TestRevocationWorksWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, hash := newKeyTable(), esh3ar.HashKey("k")
 		table.clients[hash] = esh3ar.Client{ID: "alice"}
-		k := newKeyring(table, time.Second)
+		k := newKeyring(table, time.Second, time.Now)
 		for range 1000 {
-			if c, err := k.client(t.Context(), hash); err != nil || c.ID != "alice" {
+			if c, err := k.grant(t.Context(), hash, "", 0); err != nil || c.ID != "alice" {
 				t.Fatalf("%v, %v", c, err)
 			}
 		}
@@ -72,7 +83,7 @@ func TestRevocationWorksWithinASecond(t *testing.T) {
 		// A key in use is looked up twice a second.
 		for range 100 {
 			time.Sleep(100 * time.Millisecond)
-			if _, err := k.client(t.Context(), hash); err != nil {
+			if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -81,22 +92,22 @@ func TestRevocationWorksWithinASecond(t *testing.T) {
 		}
 		table.revoked[hash] = true
 		time.Sleep(time.Second)
-		if _, err := k.client(t.Context(), hash); code(err) != "api_key_revoked" {
+		if _, err := k.grant(t.Context(), hash, "", 0); code(err) != "api_key_revoked" {
 			t.Errorf("a second after the revocation: %v", err)
 		}
 		table.revoked[hash] = false
 		time.Sleep(time.Second)
-		if _, err := k.client(t.Context(), hash); err != nil {
+		if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 			t.Errorf("back again: %v", err)
 		}
 		table.clients[hash] = esh3ar.Client{ID: "alice", Tier: esh3ar.TierBronze}
 		time.Sleep(time.Second)
-		if c, err := k.client(t.Context(), hash); err != nil || c.Tier != esh3ar.TierBronze {
+		if c, err := k.grant(t.Context(), hash, "", 0); err != nil || c.Tier != esh3ar.TierBronze {
 			t.Errorf("after a change of the client: %+v, %v", c, err)
 		}
 		delete(table.clients, hash)
 		time.Sleep(time.Hour)
-		if _, err := k.client(t.Context(), hash); code(err) != "api_key_revoked" {
+		if _, err := k.grant(t.Context(), hash, "", 0); code(err) != "api_key_revoked" {
 			t.Errorf("removed while idle: %v", err)
 		}
 	})
@@ -105,13 +116,13 @@ func TestRevocationWorksWithinASecond(t *testing.T) {
 func TestForgottenKeyIsLookedUpAtOnce(t *testing.T) {
 	table, hash := newKeyTable(), esh3ar.HashKey("k")
 	table.clients[hash] = esh3ar.Client{ID: "alice"}
-	k := newKeyring(table, time.Hour)
-	if _, err := k.client(t.Context(), hash); err != nil {
+	k := newKeyring(table, time.Hour, time.Now)
+	if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	table.revoked[hash] = true
 	k.forget(hash)
-	if _, err := k.client(t.Context(), hash); code(err) != "api_key_revoked" {
+	if _, err := k.grant(t.Context(), hash, "", 0); code(err) != "api_key_revoked" {
 		t.Errorf("%v", err)
 	}
 }
@@ -120,8 +131,8 @@ func TestKnownKeysOutliveTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, hash := newKeyTable(), esh3ar.HashKey("k")
 		table.clients[hash] = esh3ar.Client{ID: "alice"}
-		k := newKeyring(table, time.Second)
-		if _, err := k.client(t.Context(), hash); err != nil {
+		k := newKeyring(table, time.Second, time.Now)
+		if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 			t.Fatal(err)
 		}
 		for _, outage := range []func(){
@@ -133,7 +144,7 @@ func TestKnownKeysOutliveTheStore(t *testing.T) {
 			began := time.Now()
 			for range 100 {
 				time.Sleep(100 * time.Millisecond)
-				if _, err := k.client(t.Context(), hash); err != nil {
+				if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 					t.Fatalf("a known key: %v", err)
 				}
 			}
@@ -141,7 +152,7 @@ func TestKnownKeysOutliveTheStore(t *testing.T) {
 				t.Errorf("asked %d times within %s", table.asked, time.Since(began))
 			}
 			began = time.Now()
-			if _, err := k.client(t.Context(), esh3ar.HashKey("new")); code(err) != "api_key_not_checked" || esh3ar.KindOf(err) != esh3ar.KindUnavailable {
+			if _, err := k.grant(t.Context(), esh3ar.HashKey("new"), "", 0); code(err) != "api_key_not_checked" || esh3ar.KindOf(err) != esh3ar.KindUnavailable {
 				t.Errorf("a new key: %v", err)
 			}
 			if took := time.Since(began); took > keyLookupTime {
@@ -149,7 +160,7 @@ func TestKnownKeysOutliveTheStore(t *testing.T) {
 			}
 		}
 		table.fault, table.hang = nil, false
-		if _, err := k.client(t.Context(), esh3ar.HashKey("new")); code(err) != "api_key_unknown" {
+		if _, err := k.grant(t.Context(), esh3ar.HashKey("new"), "", 0); code(err) != "api_key_unknown" {
 			t.Errorf("when the store is back: %v", err)
 		}
 	})
@@ -158,10 +169,10 @@ func TestKnownKeysOutliveTheStore(t *testing.T) {
 func TestUnknownKeysAskSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newKeyTable()
-		k := newKeyring(table, time.Second)
+		k := newKeyring(table, time.Second, time.Now)
 		one := esh3ar.HashKey("wrong")
 		for range 1000 {
-			if _, err := k.client(t.Context(), one); code(err) != "api_key_unknown" {
+			if _, err := k.grant(t.Context(), one, "", 0); code(err) != "api_key_unknown" {
 				t.Fatal(err)
 			}
 		}
@@ -171,7 +182,7 @@ func TestUnknownKeysAskSeldom(t *testing.T) {
 		// A key that is made valid works soon.
 		table.clients[one] = esh3ar.Client{ID: "alice"}
 		time.Sleep(time.Second)
-		if _, err := k.client(t.Context(), one); err != nil {
+		if _, err := k.grant(t.Context(), one, "", 0); err != nil {
 			t.Errorf("a new key: %v", err)
 		}
 		// Many different wrong keys: the budget, then no look-ups.
@@ -180,7 +191,7 @@ func TestUnknownKeysAskSeldom(t *testing.T) {
 		for i := range uint64(100_000) {
 			var hash [32]byte
 			binary.BigEndian.PutUint64(hash[:], i)
-			_, err := k.client(t.Context(), hash)
+			_, err := k.grant(t.Context(), hash, "", 0)
 			codes[code(err)]++
 		}
 		if table.asked > unknownBurst || codes["api_key_not_checked"] < 90_000 || codes[""] != 0 {
@@ -189,13 +200,13 @@ func TestUnknownKeysAskSeldom(t *testing.T) {
 		if len(k.unknown) > maxUnknownKeys {
 			t.Errorf("%d unknown keys are remembered", len(k.unknown))
 		}
-		if _, err := k.client(t.Context(), one); err != nil {
+		if _, err := k.grant(t.Context(), one, "", 0); err != nil {
 			t.Errorf("a known key during the attack: %v", err)
 		}
 		time.Sleep(time.Second)
 		other := esh3ar.HashKey("other")
 		table.clients[other] = esh3ar.Client{ID: "bob"}
-		if _, err := k.client(t.Context(), other); err != nil {
+		if _, err := k.grant(t.Context(), other, "", 0); err != nil {
 			t.Errorf("a new key after the attack: %v", err)
 		}
 	})
@@ -209,13 +220,13 @@ func TestManyKeysAtOnce(t *testing.T) {
 		binary.BigEndian.PutUint64(hash[:], i)
 		table.clients[hash] = esh3ar.Client{ID: "alice"}
 	}
-	k := newKeyring(table, time.Minute)
+	k := newKeyring(table, time.Minute, time.Now)
 	var all sync.WaitGroup
 	for i := range uint64(4 * n) {
 		all.Go(func() {
 			var hash [32]byte
 			binary.BigEndian.PutUint64(hash[:], i%n)
-			if _, err := k.client(t.Context(), hash); err != nil {
+			if _, err := k.grant(t.Context(), hash, "", 0); err != nil {
 				t.Error(err)
 			}
 		})

@@ -62,7 +62,7 @@ func newBatch() *batch {
 
 // acceptBatch serves POST /v1/messages/batch.
 func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	client, err := a.keys.caller(r, esh3ar.ScopeSend)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (a *API) readTexts(body io.Reader, b *batch) error {
 
 // prepareBatch makes a result of each text, and an item of each that is to be appended. An error means
 // that the batch as a whole is refused.
-func (a *API) prepareBatch(r *http.Request, client *esh3ar.Client, b *batch) error {
+func (a *API) prepareBatch(r *http.Request, client *grant, b *batch) error {
 	trace := traceParent(r.Header)
 	now := a.stamp()
 	ctx, cancel := context.WithTimeout(r.Context(), batchLookup)
@@ -141,7 +141,7 @@ func (a *API) prepareBatch(r *http.Request, client *esh3ar.Client, b *batch) err
 
 // prepare reads one message of a batch. The error refuses the whole batch: it is no JSON, or there is
 // no memory.
-func (a *API) prepare(ctx context.Context, client *esh3ar.Client, b *batch, text []byte, trace string, now time.Time) (result, error) {
+func (a *API) prepare(ctx context.Context, client *grant, b *batch, text []byte, trace string, now time.Time) (result, error) {
 	if err := b.read(text, now, true); err != nil {
 		if syntax := b.scanner.err; syntax != nil && syntax.Code == malformedCode {
 			return result{}, inMessage(len(b.results), syntax)
@@ -199,7 +199,7 @@ func (a *API) room(b *batch, size int) ([]byte, error) {
 }
 
 // settle brings what became of the items into the results.
-func (a *API) settle(ctx context.Context, client *esh3ar.Client, b *batch) {
+func (a *API) settle(ctx context.Context, client *grant, b *batch) {
 	accepted := 0
 	for i := range b.items {
 		res := &b.results[b.indexes[i]]

@@ -29,6 +29,8 @@ func (oneKey) ClientByKey(_ context.Context, hash [32]byte) (esh3ar.APIKey, esh3
 	return esh3ar.APIKey{Hash: hash, Client: "bench"}, esh3ar.Client{ID: "bench", Name: "Benchmark", Tier: esh3ar.TierSilver, Scopes: esh3ar.AllScopes}, nil
 }
 
+func (oneKey) TouchKeys(context.Context, map[[32]byte]time.Time) error { return nil }
+
 // noJournal takes every record and keeps none.
 type noJournal struct{}
 
@@ -50,7 +52,7 @@ func (noMessages) Idempotent(context.Context, string, string) (store.Remembered,
 
 func benchAPI(tb testing.TB) *API {
 	tb.Helper()
-	a, err := New(Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Operator: struct{ Operator }{}, Shards: 2, IdempotencyWindow: 24 * time.Hour})
+	a, err := New(Options{Keys: oneKey{}, Journal: noJournal{}, Messages: noMessages{}, Operator: struct{ Operator }{}, Auditor: struct{ Auditor }{}, Shards: 2, IdempotencyWindow: 24 * time.Hour})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -2,8 +2,11 @@ package ingest
 
 import (
 	"context"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +27,8 @@ type Operator interface {
 const (
 	maxDiscardRequest = 4 << 10 // bytes of the body
 	maxDiscardReason  = 200     // bytes
+	// auditTime bounds the writing of an entry of the audit log.
+	auditTime = 2 * time.Second
 	// deadScan is how many undelivered messages one request looks at. A page may be short, or empty,
 	// and have a next cursor all the same.
 	deadScan = 2000
@@ -31,7 +36,12 @@ const (
 
 // cancel serves DELETE /v1/messages/{id}.
 func (a *API) cancel(w http.ResponseWriter, r *http.Request, rawID string) error {
-	return a.operate(w, r, rawID, a.operator.Cancel)
+	client, err := a.keys.caller(r, esh3ar.ScopeSend)
+	if err != nil {
+		return err
+	}
+	_, err = a.operate(w, r, client, rawID, a.operator.Cancel)
+	return err
 }
 
 // deadLetters serves everything below /v1/dead-letters; rest is what follows.
@@ -50,49 +60,85 @@ func (a *API) deadLetters(w http.ResponseWriter, r *http.Request, rest string) e
 	}
 	id, action, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 	switch action {
-	case "replay":
+	case "replay", "discard":
 		if r.Method != http.MethodPost {
 			return notAllowed("POST")
 		}
-		return a.operate(w, r, id, a.operator.Replay)
-	case "discard":
-		if r.Method != http.MethodPost {
-			return notAllowed("POST")
-		}
-		why, err := readDiscard(r)
-		if err != nil {
-			return err
-		}
-		return a.operate(w, r, id, func(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
-			return a.operator.Discard(ctx, client, id, why)
-		})
+		return a.deadLetter(w, r, id, action)
 	}
 	return noRoute()
 }
 
-// operate finds the caller and the message, changes it, and answers with what it is then.
-func (a *API) operate(w http.ResponseWriter, r *http.Request, rawID string,
-	change func(context.Context, string, esh3ar.ID) (store.Row, error),
-) error {
-	client, err := a.keys.caller(r)
+// deadLetter serves POST /v1/dead-letters/{id}/replay and /discard.
+func (a *API) deadLetter(w http.ResponseWriter, r *http.Request, rawID, action string) error {
+	client, err := a.keys.caller(r, esh3ar.ScopeDeadLetters)
 	if err != nil {
 		return err
 	}
+	change, why := a.operator.Replay, ""
+	if action == "discard" {
+		if why, err = readDiscard(r); err != nil {
+			return err
+		}
+		change = func(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+			return a.operator.Discard(ctx, client, id, why)
+		}
+	}
+	id, err := a.operate(w, r, client, rawID, change)
+	if err != nil {
+		return err
+	}
+	var detail []byte
+	if why != "" {
+		detail = append(appendString([]byte(`{"reason":`), why), '}')
+	}
+	a.audit(r, client, "dead_letter."+action, id.String(), detail)
+	return nil
+}
+
+// audit notes in the audit log what a client has done. It is done, so that a store which does not take the
+// entry does not undo it; the log has it then.
+func (a *API) audit(r *http.Request, client *grant, action, object string, detail []byte) {
+	e := store.AuditEntry{
+		At: a.now(), Actor: client.ID + "/" + client.key.ID, Address: hostOf(r.RemoteAddr), Action: action,
+		Client: client.ID, Object: object, Detail: detail,
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), auditTime)
+	defer cancel()
+	if err := a.auditor.Audit(ctx, e); err != nil {
+		a.log.LogAttrs(ctx, slog.LevelError, "the audit log misses an entry", slog.String("actor", e.Actor), slog.String("address", e.Address),
+			slog.String("action", action), slog.String("object", object), slog.String("detail", string(detail)), slog.Any("error", err))
+	}
+}
+
+// hostOf returns a network address without its port.
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
+}
+
+// operate finds the message, changes it, and answers with what it is then.
+func (a *API) operate(w http.ResponseWriter, r *http.Request, client *grant, rawID string,
+	change func(context.Context, string, esh3ar.ID) (store.Row, error),
+) (esh3ar.ID, error) {
 	id, err := esh3ar.ParseID(rawID)
 	if err != nil {
-		return err
+		return id, err
 	}
 	if err := onlyParameters(r.URL.Query()); err != nil {
-		return err
+		return id, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), readTime)
 	defer cancel()
 	row, err := change(ctx, client.ID, id)
 	if err != nil {
-		return readError(err)
+		return id, readError(err)
 	}
 	a.answer(w, http.StatusOK, append(appendMessage(nil, &row, true), '\n'))
-	return nil
+	return id, nil
 }
 
 // deadFilter is what of the dead-letter queue is asked for.
@@ -112,14 +158,14 @@ func (f *deadFilter) matches(row *store.Row) bool {
 }
 
 // askedFor finds the caller and reads what of its dead-letter queue it asks for.
-func (a *API) askedFor(r *http.Request) (deadFilter, error) {
-	client, err := a.keys.caller(r)
+func (a *API) askedFor(r *http.Request) (*grant, deadFilter, error) {
+	client, err := a.keys.caller(r, esh3ar.ScopeDeadLetters)
 	if err != nil {
-		return deadFilter{}, err
+		return nil, deadFilter{}, err
 	}
 	f, err := parseDeadFilter(r.URL.RawQuery)
 	f.Client = client.ID
-	return f, err
+	return client, f, err
 }
 
 // parseDeadFilter reads the filters of the dead-letter queue, which are those of a listing without the
@@ -172,7 +218,7 @@ func (a *API) eachDead(ctx context.Context, f deadFilter, do func(*store.Row) er
 
 // listDead serves GET /v1/dead-letters.
 func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
-	f, err := a.askedFor(r)
+	_, f, err := a.askedFor(r)
 	if err != nil {
 		return err
 	}
@@ -215,7 +261,7 @@ func appendNext(dst []byte, next string) []byte {
 // replayAll serves POST /v1/dead-letters/replay: it replays what the filter matches, at most limit of
 // them.
 func (a *API) replayAll(w http.ResponseWriter, r *http.Request) error {
-	f, err := a.askedFor(r)
+	client, f, err := a.askedFor(r)
 	if err != nil {
 		return err
 	}
@@ -234,11 +280,14 @@ func (a *API) replayAll(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	})
+	out := strconv.AppendInt([]byte(`{"replayed":`), int64(replayed), 10)
+	out = strconv.AppendInt(append(out, `,"skipped":`...), int64(skipped), 10)
+	if replayed > 0 {
+		a.audit(r, client, "dead_letter.replay", "", append(slices.Clip(out), '}'))
+	}
 	if err != nil {
 		return readError(err)
 	}
-	out := strconv.AppendInt([]byte(`{"replayed":`), int64(replayed), 10)
-	out = strconv.AppendInt(append(out, `,"skipped":`...), int64(skipped), 10)
 	a.answer(w, http.StatusOK, appendNext(out, next))
 	return nil
 }

@@ -123,7 +123,7 @@ func (f *Front) take() error {
 			continue
 		}
 		pause = 0
-		fc := &frontConn{Conn: c, front: f, header: make(http.Header, 4)}
+		fc := &frontConn{Conn: c, front: f, remote: c.RemoteAddr().String(), header: make(http.Header, 4)}
 		fc.enter(phaseHeader, time.Now())
 		if !f.add(fc) {
 			c.Close()

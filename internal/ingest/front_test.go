@@ -248,7 +248,7 @@ func TestFrontCutsOffTheSlow(t *testing.T) {
 // A shutdown lets the answer under way be given and says that it is the last.
 func TestFrontShutdown(t *testing.T) {
 	held := &heldJournal{entered: make(chan struct{}), release: make(chan struct{})}
-	a, err := New(Options{Keys: oneKey{}, Journal: held, Messages: noMessages{}, Operator: struct{ Operator }{}, Shards: 2, IdempotencyWindow: time.Hour})
+	a, err := New(Options{Keys: oneKey{}, Journal: held, Messages: noMessages{}, Operator: struct{ Operator }{}, Auditor: struct{ Auditor }{}, Shards: 2, IdempotencyWindow: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

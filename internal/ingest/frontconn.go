@@ -35,7 +35,8 @@ const (
 // frontConn is a connection that has sent nothing but plain posts of messages so far.
 type frontConn struct {
 	net.Conn
-	front *Front
+	front  *Front
+	remote string // the network address of the client
 
 	// state is the phase in the low three bits and when it began, in milliseconds since 1970, above.
 	state atomic.Int64
@@ -162,7 +163,7 @@ func (c *frontConn) submit(k *call) (acceptance, error) {
 	}
 	// The message is made durable also if the client hangs up meanwhile.
 	ctx := context.Background()
-	client, err := a.keys.client(ctx, c.keyHash)
+	client, err := a.keys.grant(ctx, c.keyHash, c.remote, esh3ar.ScopeSend)
 	if err != nil {
 		return acceptance{}, err
 	}

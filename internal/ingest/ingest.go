@@ -32,6 +32,8 @@ type Keys interface {
 	// ClientByKey returns the key with that hash and its client, revoked or not.
 	// Errors: store.ErrNotFound, others transient.
 	ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error)
+	// TouchKeys notes when keys were used, by their hashes.
+	TouchKeys(ctx context.Context, used map[[32]byte]time.Time) error
 }
 
 // Journal makes records durable. *journal.Appender is one; its methods say what holds.
@@ -54,6 +56,12 @@ type Messages interface {
 	Idempotent(ctx context.Context, client, key string) (store.Remembered, error)
 }
 
+// Auditor keeps the audit log.
+type Auditor interface {
+	// Audit adds an entry.
+	Audit(ctx context.Context, e store.AuditEntry) error
+}
+
 // Tokens mints device tokens.
 type Tokens interface {
 	// Mint returns a token for the recipient sub, which it normalises, and when the token expires.
@@ -74,6 +82,7 @@ type Options struct {
 	Journal  Journal
 	Messages Messages
 	Operator Operator
+	Auditor  Auditor
 	// Tokens is nil where device tokens are minted elsewhere.
 	Tokens Tokens
 	// Routes are served beside the API's own.
@@ -114,13 +123,14 @@ type Route struct {
 	Serve func(w http.ResponseWriter, r *http.Request, who Caller) error
 }
 
-// API serves the routes below /v1/ that belong to business clients. It has no goroutines of its own
-// and needs no closing.
+// API serves the routes below /v1/ that belong to business clients. It has no goroutines of its own but
+// Run's, and needs no closing.
 type API struct {
 	keys     *keyring
 	journal  Journal
 	messages Messages
 	operator Operator
+	auditor  Auditor
 	tokens   Tokens
 	routes   *http.ServeMux // of Options.Routes
 
@@ -152,6 +162,8 @@ func New(o Options) (*API, error) {
 		return nil, errors.New("ingest: no Messages")
 	case o.Operator == nil:
 		return nil, errors.New("ingest: no Operator")
+	case o.Auditor == nil:
+		return nil, errors.New("ingest: no Auditor")
 	case o.Shards < 1 || o.Shards > 1<<16:
 		return nil, fmt.Errorf("ingest: %d shards: want 1 to %d", o.Shards, 1<<16)
 	case o.IdempotencyWindow < 0:
@@ -174,15 +186,17 @@ func New(o Options) (*API, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	m, err := newMetrics(o.Metrics)
+	keys := newKeyring(o.Keys, o.KeyMaxAge, o.Now)
+	m, err := newMetrics(o.Metrics, keys.guesses)
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
 	a := &API{
-		keys:        newKeyring(o.Keys, o.KeyMaxAge),
+		keys:        keys,
 		journal:     o.Journal,
 		messages:    o.Messages,
 		operator:    o.Operator,
+		auditor:     o.Auditor,
 		tokens:      o.Tokens,
 		shards:      o.Shards,
 		window:      o.IdempotencyWindow,
@@ -207,6 +221,12 @@ func New(o Options) (*API, error) {
 	a.batches.New = func() any { return newBatch() }
 	a.slabs.New = func() any { return new(slab) }
 	return a, nil
+}
+
+// Run notes the last use of keys until ctx ends.
+func (a *API) Run(ctx context.Context) error {
+	a.keys.noteUses(ctx)
+	return ctx.Err()
 }
 
 // ForgetKey makes the next request with that key look it up, so that a revocation on this node works
@@ -275,7 +295,7 @@ func (a *API) serveRoute(w http.ResponseWriter, r *http.Request, route *Route) e
 	if err != nil {
 		return err
 	}
-	who, err := a.keys.holder(r.Context(), hash)
+	who, err := a.keys.holder(r.Context(), hash, r.RemoteAddr, route.Scope)
 	if err != nil {
 		return err
 	}

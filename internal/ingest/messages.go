@@ -23,7 +23,7 @@ const readTime = 5 * time.Second
 
 // show serves GET /v1/messages/{id}.
 func (a *API) show(w http.ResponseWriter, r *http.Request, rawID string) error {
-	client, err := a.keys.caller(r)
+	client, err := a.keys.caller(r, esh3ar.ScopeRead)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (a *API) show(w http.ResponseWriter, r *http.Request, rawID string) error {
 
 // list serves GET /v1/messages.
 func (a *API) list(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	client, err := a.keys.caller(r, esh3ar.ScopeRead)
 	if err != nil {
 		return err
 	}

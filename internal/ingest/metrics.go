@@ -17,8 +17,8 @@ type metrics struct {
 	batch        prometheus.Histogram   // messages
 }
 
-// newMetrics registers the metrics with r, which may be nil.
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+// newMetrics registers the metrics, and those of g, with r, which may be nil.
+func newMetrics(r prometheus.Registerer, g *guesses) (*metrics, error) {
 	accepted := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "esh3ar_messages_accepted_total",
 		Help: "Messages made durable and answered with 202, by service level.",
@@ -53,7 +53,22 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{accepted, m.repeated, m.lookupFailed, m.refused, m.accepting, m.batch} {
+	for _, c := range []prometheus.Collector{accepted, m.repeated, m.lookupFailed, m.refused, m.accepting, m.batch,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "esh3ar_unknown_keys_total",
+			Help: "API keys that were looked up and are not there.",
+		}, func() float64 { return float64(g.missed.Load()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "esh3ar_key_guesses_slowed_total",
+			Help:        "Requests with an unknown API key from an address that had sent several, by what was done.",
+			ConstLabels: prometheus.Labels{"how": "delayed"},
+		}, func() float64 { return float64(g.delayed.Load()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "esh3ar_key_guesses_slowed_total",
+			Help:        "Requests with an unknown API key from an address that had sent several, by what was done.",
+			ConstLabels: prometheus.Labels{"how": "refused"},
+		}, func() float64 { return float64(g.refused.Load()) }),
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

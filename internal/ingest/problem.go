@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -52,22 +51,9 @@ func httpOf(k esh3ar.Kind) kindHTTP {
 	return kindHTTP{http.StatusInternalServerError, "Internal error", false}
 }
 
-// faults is everything that is wrong with the fields of one request, never empty when it is an error.
-// A Pointer that begins with a slash is a JSON pointer into the body; any other is the name of a
-// query parameter.
-type faults []*esh3ar.Error
-
-// Error joins the messages.
-func (f faults) Error() string {
-	var b strings.Builder
-	for i, e := range f {
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		b.WriteString(e.Error())
-	}
-	return b.String()
-}
+// faults is everything that is wrong with the fields of one request. A Pointer that begins with a slash is
+// a JSON pointer into the body; any other is the name of a query parameter.
+type faults = esh3ar.Faults
 
 // problem is an RFC 9457 problem document in the making.
 type problem struct {

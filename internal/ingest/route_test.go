@@ -65,13 +65,13 @@ func TestRoutesOfOthers(t *testing.T) {
 
 func TestCaller(t *testing.T) {
 	s := newService(t)
-	if who, err := s.api.Caller(t.Context(), bobKey); err != nil || who.Client.ID != "bob" {
+	if who, err := s.api.Caller(t.Context(), "", bobKey, esh3ar.ScopeRead); err != nil || who.Client.ID != "bob" {
 		t.Errorf("%+v, %v", who, err)
 	}
 	for key, want := range map[string]string{
 		"": "api_key_missing", revokedKey: "api_key_revoked", "nobody": "api_key_unknown", strings.Repeat("x", 10_000): "api_key_unknown",
 	} {
-		if _, err := s.api.Caller(t.Context(), key); code(err) != want {
+		if _, err := s.api.Caller(t.Context(), "", key, 0); code(err) != want {
 			t.Errorf("%.20s: %v, want %s", key, err, want)
 		}
 	}
@@ -81,8 +81,8 @@ func TestCallerLosesTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, hash := newKeyTable(), esh3ar.HashKey("k")
 		table.clients[hash] = esh3ar.Client{ID: "alice"}
-		k := newKeyring(table, time.Second)
-		who, err := k.holder(t.Context(), hash)
+		k := newKeyring(table, time.Second, time.Now)
+		who, err := k.holder(t.Context(), hash, "", 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,9 +100,9 @@ func TestStringsAreUnescaped(t *testing.T) {
 	}
 }
 
-// comparable reports whether the scanner and encoding/json are to agree on the text: json lets pass
+// sameAsStdlib reports whether the scanner and encoding/json are to agree on the text: json lets pass
 // what is not UTF-8 and lone surrogates, and deeper nesting.
-func comparable(text string) bool {
+func sameAsStdlib(text string) bool {
 	if !utf8.ValidString(text) || strings.Count(text, "[")+strings.Count(text, "{") > maxDepth {
 		return false
 	}
@@ -130,7 +130,7 @@ func FuzzScanner(f *testing.F) {
 		if ok != (s.err == nil) {
 			t.Fatalf("%q: ok is %t and the error %v", text, ok, s.err)
 		}
-		if !comparable(text) {
+		if !sameAsStdlib(text) {
 			// Still: what the scanner lets pass is JSON to others, too.
 			if ok && !json.Valid([]byte(text)) {
 				t.Fatalf("%q is taken and is not JSON", text)

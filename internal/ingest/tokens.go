@@ -15,14 +15,12 @@ const maxTokenTTL = esh3ar.MaxTTL
 
 // mintToken serves POST /v1/recipient-tokens.
 func (a *API) mintToken(w http.ResponseWriter, r *http.Request) error {
-	client, err := a.keys.caller(r)
+	_, err := a.keys.caller(r, esh3ar.ScopeTokens)
 	switch {
 	case err != nil:
 		return err
 	case a.tokens == nil:
 		return esh3ar.Errorf(esh3ar.KindForbidden, "tokens_not_minted_here", "device tokens are issued by your identity provider, not here")
-	case !client.Scopes.Has(esh3ar.ScopeTokens):
-		return esh3ar.Errorf(esh3ar.KindForbidden, "may_not_mint_tokens", "this client may not mint device tokens")
 	}
 	if err := checkContentType(r.Header); err != nil {
 		return err

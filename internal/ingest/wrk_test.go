@@ -48,7 +48,7 @@ end
 // change the load. A -cpuprofile shows where the server's time goes.
 func BenchmarkWrk(b *testing.B) {
 	serve := func(b *testing.B, j Journal) *API {
-		a, err := New(Options{Keys: oneKey{}, Journal: j, Messages: noMessages{}, Operator: struct{ Operator }{}, Shards: 2, IdempotencyWindow: time.Hour})
+		a, err := New(Options{Keys: oneKey{}, Journal: j, Messages: noMessages{}, Operator: struct{ Operator }{}, Auditor: struct{ Auditor }{}, Shards: 2, IdempotencyWindow: time.Hour})
 		if err != nil {
 			b.Fatal(err)
 		}

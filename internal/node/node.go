@@ -61,6 +61,7 @@ type Node struct {
 	appender *journal.Appender
 	dispatch *dispatch.Dispatcher
 	notify   *notify.Service
+	api      *ingest.API
 	signalr  *signalr.Server
 	hub      *hub.Hub
 	business *notify.Hub
@@ -169,7 +170,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
-		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Tokens: tokens,
+		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Auditor: n.guarded, Tokens: tokens,
 		Routes: []ingest.Route{{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet, http.MethodHead}, Serve: n.events}},
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
@@ -181,7 +182,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}); err != nil {
 		return n, err
 	}
-	n.accepting.calls = api.InFlight
+	n.api, n.accepting.calls = api, api.InFlight
 	n.addChecks()
 	return n, n.listen(ctx, api)
 }
@@ -284,10 +285,10 @@ func (n *Node) events(w http.ResponseWriter, r *http.Request, who ingest.Caller)
 	return n.notify.ServeEvents(w, r, who.Client.ID, who.Check)
 }
 
-// caller finds the holder of an API key.
-func caller(api *ingest.API) func(context.Context, string) (notify.Caller, error) {
-	return func(ctx context.Context, key string) (notify.Caller, error) {
-		who, err := api.Caller(ctx, key)
+// caller finds the holder of an API key that may read.
+func caller(api *ingest.API) func(*http.Request, string) (notify.Caller, error) {
+	return func(r *http.Request, key string) (notify.Caller, error) {
+		who, err := api.Caller(r.Context(), r.RemoteAddr, key, esh3ar.ScopeRead)
 		if err != nil {
 			return notify.Caller{}, err
 		}

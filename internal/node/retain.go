@@ -7,6 +7,14 @@ import (
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
+const (
+	// auditKeep is how long the audit log is kept at least: a year and a month, so that last year's is there
+	// when it is asked for.
+	auditKeep = 396 * 24 * time.Hour
+	// usageKeep is how long after a day its use of the daily quotas is kept.
+	usageKeep = 7 * 24 * time.Hour
+)
+
 // retain has the store forget what the retention does not cover any more, until ctx ends.
 func (n *Node) retain(ctx context.Context) error {
 	p, ok := n.store.(store.Pruner)
@@ -29,6 +37,8 @@ func (n *Node) retain(ctx context.Context) error {
 			Events:  now.Add(-n.cfg.Retention),
 			Keys:    now.Add(-n.cfg.IdempotencyWindow),
 			Rejects: now.Add(-n.cfg.Retention),
+			Audit:   now.Add(-max(auditKeep, n.cfg.Retention)),
+			Usage:   now.Add(-usageKeep),
 		}
 		for more := true; more && ctx.Err() == nil; {
 			pruned, err := p.Prune(ctx, older)

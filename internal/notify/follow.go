@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -171,7 +170,8 @@ func (f *Follower) Next(ctx context.Context, limit int, patience time.Duration) 
 }
 
 // run gives what the follower finds to tell, and now and then nothing, when none comes. Check is asked all
-// the while whether the client may still be told: an error of KindUnauthorized says no. It ends with their errors and with those of Next.
+// the while whether the client may still be told: an error of KindUnauthorized or KindForbidden
+// says no. It ends with their errors and with those of Next.
 func (f *Follower) run(ctx context.Context, limit int, check func(context.Context) error, tell func([]Event) error) error {
 	every := f.s.opts.CheckEvery
 	checked := time.Now()
@@ -182,7 +182,7 @@ func (f *Follower) run(ctx context.Context, limit int, check func(context.Contex
 		}
 		if time.Since(checked) >= every {
 			// When it cannot be told, what was true before holds.
-			if err := check(ctx); esh3ar.KindOf(err) == esh3ar.KindUnauthorized {
+			if err := check(ctx); notAllowed(err) {
 				return err
 			}
 			checked = time.Now()

@@ -29,15 +29,16 @@ const (
 // Caller is who holds an API key.
 type Caller struct {
 	Client string
-	// Check reports whether the key still works, by an error of KindUnauthorized if it does not.
+	// Check reports whether the key still works, by an error of KindUnauthorized or KindForbidden if it does
+	// not.
 	Check func(context.Context) error
 }
 
 // HubOptions configures a Hub. All but AllowedOrigins are required.
 type HubOptions struct {
 	Server *signalr.Server
-	// Caller returns the holder of an API key.
-	Caller func(ctx context.Context, key string) (Caller, error)
+	// Caller returns the holder of the API key that a request gives.
+	Caller func(r *http.Request, key string) (Caller, error)
 	// Refusal says how an error of Caller is told over HTTP.
 	Refusal func(error) *signalr.HTTPError
 	// AllowedOrigins are the web origins whose pages may connect; "*" allows all.
@@ -62,7 +63,7 @@ func (s *Service) NewHub(o HubOptions) (*Hub, error) {
 	h := &Hub{s: s}
 	sh, err := o.Server.NewHub(signalr.HubOptions{
 		Authenticate: func(r *http.Request) (signalr.Identity, error) {
-			who, err := o.Caller(r.Context(), signalr.AccessToken(r))
+			who, err := o.Caller(r, signalr.AccessToken(r))
 			if err != nil {
 				return signalr.Identity{}, o.Refusal(err)
 			}
@@ -130,7 +131,7 @@ func (h *Hub) serve(c *signalr.Conn, who *subscriber, f *Follower) {
 	switch {
 	case ctx.Err() != nil, errors.Is(err, errStopping):
 		return // the connection ends, or the server ends it
-	case esh3ar.KindOf(err) == esh3ar.KindUnauthorized:
+	case notAllowed(err):
 		c.Close(h.problem(err).Error(), false)
 		return
 	}
@@ -158,4 +159,10 @@ func (h *Hub) awaitSpace(ctx context.Context, c *signalr.Conn) error {
 			return errStopping
 		}
 	}
+}
+
+// notAllowed reports whether an error says that a client may not be told any more.
+func notAllowed(err error) bool {
+	k := esh3ar.KindOf(err)
+	return k == esh3ar.KindUnauthorized || k == esh3ar.KindForbidden
 }

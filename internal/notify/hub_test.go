@@ -27,7 +27,7 @@ func serveHub(w *world) (url string, revoked *atomic.Bool) {
 	refused := esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_unknown", "no such key")
 	h, err := w.NewHub(HubOptions{
 		Server: server,
-		Caller: func(_ context.Context, key string) (Caller, error) {
+		Caller: func(_ *http.Request, key string) (Caller, error) {
 			name, ok := strings.CutSuffix(key, "-key")
 			if !ok {
 				return Caller{}, refused
