@@ -44,7 +44,8 @@ type committer struct {
 	// raw to the dead letters.
 	entries [esh3ar.Tiers][]*entry
 	rejects []store.Reject
-	moved   bool // an entry may be complete without a change
+	moved   bool      // an entry may be complete without a change
+	free    []*charge // likewise: to be given back to the memory
 
 	failing   atomic.Bool // the store did not take the last transaction that was tried
 	epoch     int64
@@ -61,7 +62,7 @@ type committer struct {
 // pending is one change on its way to the store.
 type pending struct {
 	change store.Change
-	origin *entry // set when the change gives the message its first row
+	origin *charge // set when the change gives the message its first row
 }
 
 // report is owed to a recipient when all changes below a number are stored.
@@ -106,16 +107,37 @@ func (c *committer) signal() {
 }
 
 // begin notes a journal entry before its messages are handed to their recipients.
-func (c *committer) begin(tier esh3ar.Tier, e *entry, rejects []store.Reject) {
+func (c *committer) begin(tier esh3ar.Tier, x *charge, rejects []store.Reject) {
 	c.mu.Lock()
-	c.entries[tier] = append(c.entries[tier], e)
+	c.entries[tier] = append(c.entries[tier], x.entry)
 	c.rejects = append(c.rejects, rejects...)
-	empty := e.open == 0
-	if empty {
+	c.mu.Unlock()
+	c.leaveOut(x, 0)
+}
+
+// resume notes that more of an entry is about to be handed to its recipients, and that so many of its
+// messages need no storing.
+func (c *committer) resume(x *charge, known int) {
+	c.mu.Lock()
+	x.entry.open -= known
+	c.mu.Unlock()
+	c.leaveOut(x, 0)
+}
+
+// leaveOut says that so many messages of those in memory need no storing: they are stored already.
+func (c *committer) leaveOut(x *charge, n int) {
+	c.mu.Lock()
+	x.open -= n
+	x.entry.open -= n
+	if x.open == 0 && x.bytes > 0 {
+		c.free = append(c.free, x)
+	}
+	if x.entry.open == 0 {
 		c.moved = true
 	}
+	wake := c.moved || len(c.free) > 0
 	c.mu.Unlock()
-	if empty {
+	if wake {
 		c.signal()
 	}
 }
@@ -162,7 +184,7 @@ func (c *committer) add(r *recipient, out []delivery.Effect) {
 			}
 			if e.Fresh {
 				p.change.From = store.Nowhere
-				p.origin, _ = e.Item.Origin.(*entry)
+				p.origin, _ = e.Item.Origin.(*charge)
 			}
 			c.queue = append(c.queue, p)
 		}
@@ -188,7 +210,7 @@ func (c *committer) run(ctx context.Context) error {
 	<-pace.C
 	for {
 		c.mu.Lock()
-		empty := len(c.queue) == 0 && len(c.late) == 0 && len(c.rejects) == 0 && !c.moved
+		empty := len(c.queue) == 0 && len(c.late) == 0 && len(c.rejects) == 0 && !c.moved && len(c.free) == 0
 		finished := c.finishing && empty
 		c.mu.Unlock()
 		if finished {
@@ -290,7 +312,7 @@ func (c *committer) settleLate(ctx context.Context) {
 
 // take forms the next transaction, which is then repeated until it is stored. It also returns how many
 // bytes of journal entries are then wholly stored.
-func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed []*entry) {
+func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed []*charge) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(len(c.queue), commitLimit)
@@ -302,19 +324,22 @@ func (c *committer) take(now time.Time) (b *store.Batch, parts []pending, freed 
 		Changes: make([]store.Change, n),
 		Rejects: c.rejects,
 	}
-	c.rejects, c.moved = nil, false
+	freed = c.free
+	c.rejects, c.moved, c.free = nil, false, nil
 	for i := range parts {
 		b.Changes[i] = parts[i].change
 		delete(c.index, parts[i].change.Message.ID)
 		if o := parts[i].origin; o != nil {
-			o.open--
+			o.entry.open--
+			if o.open--; o.open == 0 {
+				freed = append(freed, o)
+			}
 		}
 	}
 	for tier := range c.entries {
 		q := c.entries[tier]
 		for len(q) > 0 && q[0].stored() {
 			c.asked[tier] = q[0].seq
-			freed = append(freed, q[0])
 			q[0] = nil
 			q = q[1:]
 		}

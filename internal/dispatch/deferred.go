@@ -137,7 +137,8 @@ func (d *deferred) resolve(known map[esh3ar.ID]bool) {
 				}
 				head.unknown = false
 				if repeated {
-					d.s.committer.leaveOut(head.item.Origin.(*entry))
+					d.s.d.metrics.repeated.Inc()
+					d.s.committer.leaveOut(head.item.Origin.(*charge), 1)
 					head.item = nil
 				}
 			}
@@ -153,14 +154,4 @@ func (d *deferred) resolve(known map[esh3ar.ID]bool) {
 	if len(arriving) > 0 {
 		d.s.arrive(arriving)
 	}
-}
-
-// leaveOut says that one message of the entry needs no storing: it is stored already.
-func (c *committer) leaveOut(e *entry) {
-	c.s.d.metrics.repeated.Inc()
-	c.mu.Lock()
-	e.open--
-	c.moved = true
-	c.mu.Unlock()
-	c.signal()
 }

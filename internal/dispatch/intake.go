@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
-	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/record"
@@ -21,139 +20,143 @@ type intake struct {
 	p      journal.Partition
 	tier   esh3ar.Tier
 	dedupe *dedupe
+	gap    *gap
 }
 
 // entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
 type entry struct {
-	seq   uint64
-	bytes int64  // what it was charged for in shard.memory
-	parts []part // of that, by whose messages
-	// open counts the messages that no transaction has stored. At zero, and with all earlier entries
-	// of the tier at zero, the position moves to seq in that same transaction.
+	seq uint64
+	// open counts the messages that no transaction has stored, those included that were left in the journal
+	// for later. At zero, and with all earlier entries of the tier at zero, the position moves to seq in that
+	// same transaction.
 	open int
 }
 
+// charge is what messages of one journal entry, all or some of them, take in memory until they are stored.
+type charge struct {
+	entry *entry
+	bytes int64  // of shard.memory
+	parts []part // of that, by whose messages
+	open  int    // messages that no transaction has stored; guarded by committer.mu
+}
+
+func newIntake(s *shard, tier esh3ar.Tier, d *dedupe) *intake {
+	in := &intake{s: s, p: journal.Partition{Shard: s.id, Tier: uint8(tier)}, tier: tier, dedupe: d}
+	in.gap = newGap(in)
+	return in
+}
+
+// run reads from behind the position until ctx ends or the journal is closed.
 func (in *intake) run(ctx context.Context, position uint64) error {
-	log, retry := in.s.d.opts.Log, newRetry()
-	failed := func(doing string, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrNoPartition) {
-			return fmt.Errorf("shard %d, tier %s: %s: %w", in.s.id, in.tier, doing, err)
-		}
-		if retry.first() {
-			in.s.d.opts.Logger.Warn("journal does not answer; it is tried again", "shard", in.s.id, "tier", in.tier.String(), "doing", doing, "err", err)
-		}
-		return retry.wait(ctx)
-	}
+	retry := newRetry()
 	// Up to here an earlier owner may have stored messages beyond the position.
 	var seenBefore uint64
 	for {
 		var err error
-		if seenBefore, err = log.Last(ctx, in.p); err == nil {
+		if seenBefore, err = in.s.d.opts.Log.Last(ctx, in.p); err == nil {
 			break
 		}
-		if err := failed("asking for the last entry", err); err != nil {
+		if err := in.failed(ctx, "asking for the last entry", err, retry); err != nil {
 			return err
 		}
 	}
-	var reader journal.Reader
-	for {
-		var err error
-		if reader, err = log.Read(ctx, in.p, position); err == nil {
-			break
-		}
-		if err := failed("opening a reader", err); err != nil {
-			return err
-		}
+	reader, err := in.open(ctx, position, retry)
+	if err != nil {
+		return err
 	}
 	defer reader.Close()
-	retry.reset()
 	last := 0
 	for {
 		if err := in.holdBack(ctx, last); err != nil {
 			return err
 		}
-		e, err := reader.Next(ctx)
-		if err != nil {
-			if err := failed("reading", err); err != nil {
-				return err
-			}
-			continue
+		if err := in.gap.wait(ctx); err != nil {
+			return err
 		}
-		retry.reset()
+		e, err := in.next(ctx, reader, retry)
+		if err != nil {
+			return err
+		}
 		last = len(e.Data)
-		n, err := in.take(ctx, e, e.Seq <= seenBefore)
-		if err != nil {
-			return err
-		}
-		if err := in.giveWay(ctx, n, e.Time); err != nil {
+		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
 			return err
 		}
 	}
 }
 
-// giveWay waits as long as so many messages take at the pace of a busy machine, or until it is not busy
-// any more. So a burst for recipients who are away is accepted at the speed of the network, and stored
-// behind it; one that does not end is stored at full speed from the lag on that is allowed. Messages for
-// connected recipients do not count: they are wanted now.
-func (in *intake) giveWay(ctx context.Context, messages int, entry time.Time) error {
-	o := &in.s.d.opts
-	if o.Busy == nil || !o.Busy() {
-		return nil
-	}
-	const step = 5 * time.Millisecond
-	began := o.Now()
-	wait := time.Duration(messages) * time.Second / time.Duration(o.YieldPace)
-	tick := time.NewTicker(step)
-	defer tick.Stop()
-	for o.Busy() {
-		if now := o.Now(); now.Sub(began) >= wait || now.Sub(entry) >= o.YieldLag {
-			break
+// open opens a reader of what is behind the position, however long it takes.
+func (in *intake) open(ctx context.Context, position uint64, retry *retry) (journal.Reader, error) {
+	for {
+		reader, err := in.s.d.opts.Log.Read(ctx, in.p, position)
+		if err == nil {
+			retry.reset()
+			return reader, nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
+		if err := in.failed(ctx, "opening a reader", err, retry); err != nil {
+			return nil, err
 		}
 	}
-	return nil
 }
 
-// take brings one entry's messages to their recipients and returns how many of them only have to be stored,
-// because nobody is connected. It blocks while too much is in memory.
-func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) (int, error) {
+// next waits for the next entry.
+func (in *intake) next(ctx context.Context, reader journal.Reader, retry *retry) (journal.Entry, error) {
+	for {
+		e, err := reader.Next(ctx)
+		if err == nil {
+			retry.reset()
+			return e, nil
+		}
+		if err := in.failed(ctx, "reading", err, retry); err != nil {
+			return e, err
+		}
+	}
+}
+
+// failed waits before what failed is tried again. It returns why it is not to be.
+func (in *intake) failed(ctx context.Context, doing string, err error, retry *retry) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrNoPartition) {
+		return fmt.Errorf("shard %d, tier %s: %s: %w", in.s.id, in.tier, doing, err)
+	}
+	if retry.first() {
+		in.s.d.opts.Logger.Warn("journal does not answer; it is tried again", "shard", in.s.id, "tier", in.tier.String(), "doing", doing, "err", err)
+	}
+	return retry.wait(ctx)
+}
+
+// take brings one entry's messages to their recipients, or leaves them for later. It blocks while too much is
+// in memory.
+func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) error {
 	s := in.s
-	now := s.d.opts.Now()
-	in.dedupe.turn(now, je.Time, s.committer.positions())
+	in.dedupe.turn(s.d.opts.Now(), je.Time, s.committer.positions())
 	// Noted before its messages are added: a generation is not forgotten before this entry is stored.
 	in.dedupe.read(in.tier, je.Seq)
 
-	msgs, rejects := in.decode(je, now)
-	size := min(int64(len(je.Data)+len(msgs)*messageCost), s.d.opts.Memory)
-	if err := s.memory.Acquire(ctx, size); err != nil {
-		return 0, err
+	all, rejects := in.decode(je, true)
+	msgs, later, left := in.gap.split(all, in.busy(je.Time) && s.d.tightness() == 0)
+	var size int64
+	if len(msgs) > 0 {
+		size = min(int64(len(je.Data))*int64(len(msgs))/int64(len(all))+int64(len(msgs)*messageCost), s.d.opts.Memory)
+		if err := s.memory.Acquire(ctx, size); err != nil {
+			return err
+		}
 	}
 	msgs, doubtful, err := in.unknown(ctx, msgs, lookAll)
 	if err != nil {
 		s.memory.Release(size)
-		return 0, err
+		return err
 	}
-	origin := &entry{seq: je.Seq, bytes: size, open: len(msgs)}
-	s.memory.charge(origin, msgs)
-	s.committer.begin(in.tier, origin, rejects)
-	items := make([]*delivery.Item, len(msgs))
-	block := make([]delivery.Item, len(msgs)) // one allocation for all
-	aside := in.aside(msgs)
-	for i, m := range msgs {
-		block[i] = delivery.Item{Message: m, State: esh3ar.NewState(m.AcceptedAt), Origin: origin, Aside: aside != nil && aside[i]}
-		items[i] = &block[i]
+	e := &entry{seq: je.Seq, open: len(msgs) + len(later)}
+	c := &charge{entry: e, bytes: size, open: len(msgs)}
+	s.memory.charge(c, msgs)
+	s.committer.begin(in.tier, c, rejects)
+	if len(later) > 0 {
+		in.gap.add(&leftover{entry: e, is: left, n: len(later), lookAll: lookAll}, later)
 	}
-	if items = s.deferred.admit(items, doubtful); len(items) > 0 {
-		return s.arrive(items), nil
-	}
-	return 0, nil
+	in.bring(c, msgs, doubtful)
+	return nil
 }
 
 // aside says which messages are to wait in the store, because their clients have more than their share in
@@ -185,13 +188,16 @@ func (in *intake) aside(msgs []*esh3ar.Message) []bool {
 	return marks
 }
 
-// decode returns the messages of an entry and what of it cannot be one.
-func (in *intake) decode(je journal.Entry, now time.Time) ([]*esh3ar.Message, []store.Reject) {
+// decode returns the messages of an entry and what of it cannot be one, and tells of that in the log.
+func (in *intake) decode(je journal.Entry, tell bool) ([]*esh3ar.Message, []store.Reject) {
 	var (
 		msgs    []*esh3ar.Message
 		rejects []store.Reject
 	)
 	reject := func(raw []byte, err error) {
+		if !tell {
+			return
+		}
 		in.s.d.opts.Logger.Error("undecodable journal record goes to the dead letters",
 			"shard", in.s.id, "tier", in.tier.String(), "seq", je.Seq, "err", err)
 		rejects = append(rejects, store.Reject{
@@ -368,7 +374,7 @@ func (d *dedupe) turn(now, entry time.Time, positions [esh3ar.Tiers]uint64) {
 func (d *dedupe) read(tier esh3ar.Tier, seq uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.last[tier] = seq
+	d.last[tier] = max(d.last[tier], seq)
 }
 
 func reached(have, want [esh3ar.Tiers]uint64) bool {

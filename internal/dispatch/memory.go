@@ -54,42 +54,42 @@ func (m *memory) Release(n int64) {
 	m.room.Release(n)
 }
 
-// part is what a client's messages take of an entry.
+// part is what a client's messages take of a charge.
 type part struct {
 	flow  fair.Flow
 	bytes int64
 }
 
-// charge notes whose the messages are that an entry brings.
-func (m *memory) charge(e *entry, msgs []*esh3ar.Message) {
+// charge notes whose the messages are.
+func (m *memory) charge(c *charge, msgs []*esh3ar.Message) {
 	if len(msgs) == 0 {
 		return
 	}
-	each := e.bytes / int64(len(msgs))
+	each := c.bytes / int64(len(msgs))
 	for _, x := range msgs {
 		f := fair.Flow{Tier: x.Tier, Client: x.Client}
-		if n := len(e.parts); n == 0 || e.parts[n-1].flow != f {
-			e.parts = append(e.parts, part{flow: f})
+		if n := len(c.parts); n == 0 || c.parts[n-1].flow != f {
+			c.parts = append(c.parts, part{flow: f})
 		}
-		e.parts[len(e.parts)-1].bytes += each
+		c.parts[len(c.parts)-1].bytes += each
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, p := range e.parts {
+	for _, p := range c.parts {
 		m.flows[p.flow] += p.bytes
 	}
 }
 
-// free gives the room of entries back that are stored.
-func (m *memory) free(entries []*entry) {
-	if len(entries) == 0 {
+// free gives the room of messages back that are stored.
+func (m *memory) free(charges []*charge) {
+	if len(charges) == 0 {
 		return
 	}
 	var bytes int64
 	m.mu.Lock()
-	for _, e := range entries {
-		bytes += e.bytes
-		for _, p := range e.parts {
+	for _, c := range charges {
+		bytes += c.bytes
+		for _, p := range c.parts {
 			if m.flows[p.flow] -= p.bytes; m.flows[p.flow] == 0 {
 				delete(m.flows, p.flow)
 			}

@@ -18,7 +18,7 @@ type metrics struct {
 	lateDropped   prometheus.Counter
 	commitRetries prometheus.Counter
 	refused       prometheus.Counter
-	aside         prometheus.Counter
+	aside, left   prometheus.Counter
 
 	breakersOpened, breakersClosed prometheus.Counter
 }
@@ -47,6 +47,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		repeated:      counter("esh3ar_repeated_keys_total", "Journal records left out because their idempotency key was known."),
 		lateDropped:   counter("esh3ar_late_acknowledgements_dropped_total", "Late acknowledgements dropped because too many waited."),
 		refused:       counter("esh3ar_store_refused_messages_total", "Messages that the store refused for good as they were."),
+		left:          counter("esh3ar_messages_left_for_later_total", "Messages for absent recipients left in the journal for a while, because accepting needed the machine."),
 		aside:         counter("esh3ar_messages_set_aside_total", "Messages that wait in the store for their turn, because their client had more than its share in memory."),
 		commitRetries: counter("esh3ar_store_commit_retries_total", "Transactions repeated after an error of the store."),
 	}

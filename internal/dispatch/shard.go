@@ -60,8 +60,9 @@ func (s *shard) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	dedupe := newDedupe(s.d.opts.Now(), s.d.opts.AppendTimeout)
 	for tier := range esh3ar.Tier(esh3ar.Tiers) {
-		in := &intake{s: s, p: journal.Partition{Shard: s.id, Tier: uint8(tier)}, tier: tier, dedupe: dedupe}
+		in := newIntake(s, tier, dedupe)
 		g.Go(func() error { return in.run(ctx, claim.Positions[tier]) })
+		g.Go(func() error { return in.gap.run(ctx) })
 	}
 	g.Go(func() error {
 		s.timers.run(ctx, s.tick)
@@ -121,9 +122,20 @@ func (s *shard) recipient(name string) *recipient {
 	return r
 }
 
-// arrive brings the new messages of one journal entry to their recipients, in order. It returns how many
-// are for recipients that are not connected.
-func (s *shard) arrive(items []*delivery.Item) (offline int) {
+// online says which messages are for recipients that are connected.
+func (s *shard) online(msgs []*esh3ar.Message) []bool {
+	is := make([]bool, len(msgs))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, m := range msgs {
+		r := s.recipients[m.To]
+		is[i] = r != nil && r.attached > 0
+	}
+	return is
+}
+
+// arrive brings new messages to their recipients, in order.
+func (s *shard) arrive(items []*delivery.Item) {
 	run := make([]wish, 0, len(items))
 	flow := new(fair.Flow)
 	s.mu.Lock()
@@ -131,9 +143,6 @@ func (s *shard) arrive(items []*delivery.Item) (offline int) {
 		s.ord++
 		it.Ord = s.ord
 		r := s.recipient(it.Message.To)
-		if r.attached == 0 {
-			offline++
-		}
 		r.mailbox.add(event{kind: evArrive, item: it})
 		if r.running {
 			continue
@@ -147,7 +156,6 @@ func (s *shard) arrive(items []*delivery.Item) (offline int) {
 	if len(run) > 0 {
 		s.d.runq.push(run...)
 	}
-	return offline
 }
 
 // tick wakes recipients. One that is forgotten already, or forgotten and new again, takes no harm.
