@@ -145,6 +145,9 @@ type Details struct {
 	Type       string            `json:"type,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	AcceptedAt time.Time         `json:"accepted_at"`
+	// PayloadUnavailable says that the server's store refused what the message carried, and perhaps more
+	// of it: there is no Content, Data or Metadata. Such a message cannot be replayed.
+	PayloadUnavailable bool `json:"payload_unavailable,omitempty"`
 	// SendAt, ExpiresAt and NextAttemptAt are nil where the message has none.
 	SendAt        *time.Time `json:"send_at,omitempty"`
 	ExpiresAt     *time.Time `json:"expires_at,omitempty"`

@@ -24,6 +24,8 @@ type deadLetter struct {
 	Reason        string    `json:"reason"`
 	Attempts      int       `json:"attempts"`
 	UndeliveredAt time.Time `json:"undelivered_at"`
+
+	PayloadUnavailable bool `json:"payload_unavailable"`
 }
 
 // deadLetters lists what the query selects, page by page, newest first.

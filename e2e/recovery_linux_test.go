@@ -113,15 +113,15 @@ func TestStoreSetBack(t *testing.T) {
 	s.stop()
 }
 
-// TestPoison has the database refuse one recipient's rows for good. That message goes to the raw dead
-// letters and the shard goes on, so do messages to others in the same transactions.
+// TestPoison has the database refuse one recipient's rows for good. That message ends as undelivered, its
+// record raw beside it, and the shard goes on; so do messages to others in the same transactions.
 func TestPoison(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		dir := t.TempDir()
 		s := start(t, dir)
 		execute(t, "sqlite", sqliteDSN(dir), `CREATE TRIGGER poison BEFORE INSERT ON message WHEN NEW.recipient = 'poison'
 			BEGIN SELECT RAISE(ABORT, 'this row is poison'); END`)
-		poison(t, s, "sqlite", sqliteDSN(dir))
+		poison(t, s, "sqlite", sqliteDSN(dir), "+unstorable")
 	})
 	t.Run("postgres", func(t *testing.T) {
 		_, store := database(t)
@@ -132,21 +132,20 @@ func TestPoison(t *testing.T) {
 		} {
 			execute(t, "pgx", store, statement)
 		}
-		poison(t, s, "pgx", store)
+		// Where final messages lie nothing is refused but what they carry, for all that is known.
+		poison(t, s, "pgx", store, "poison")
 	})
 }
 
-func poison(t *testing.T, s *server, driver, dsn string) {
+// poison expects that the message to the recipient poison is shown as one to the recipient to.
+func poison(t *testing.T, s *server, driver, dsn, to string) {
 	a := s.api()
 	// All in one request, so that they share transactions.
 	batch := []outgoing{}
 	for i := range 100 {
-		to := fmt.Sprint("healthy", i%10)
-		if i == 37 {
-			to = "poison"
-		}
-		batch = append(batch, outgoing{To: to, Content: fmt.Sprint("number ", i)})
+		batch = append(batch, outgoing{To: fmt.Sprint("healthy", i%10), Content: fmt.Sprint("number ", i)})
 	}
+	batch[37].To = "poison"
 	results, err := a.sendBatch(t.Context(), batch)
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +173,36 @@ func poison(t *testing.T, s *server, driver, dsn string) {
 	})
 	if reason != "refused_by_store" || !strings.Contains(string(record), "number 37") {
 		t.Errorf("raw dead letter: %s, %q", reason, record)
+	}
+
+	// Its client hears of it: by the status, in the dead-letter queue and among the events.
+	id := results[37].ID
+	d := s.awaitStatus(a, id, "undelivered")
+	if last := d.Timeline[len(d.Timeline)-1]; last.Reason != "refused_by_store" || d.To != to {
+		t.Errorf("the message's end is %+v, to %q", last, d.To)
+	}
+	dead, _, err := a.deadLetters(t.Context(), nil)
+	if err != nil || len(dead) != 1 || dead[0].ID != id || dead[0].Reason != "refused_by_store" || !dead[0].PayloadUnavailable {
+		t.Errorf("dead letters: %+v, %v", dead, err)
+	}
+	var events struct {
+		Events []happening `json:"events"`
+	}
+	s.await("the event", func() bool {
+		if _, err := a.call(t.Context(), http.MethodGet, "/v1/events?from=start&limit=500", "", nil, &events); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events.Events {
+			if e.Data.ID == id && e.Data.Status == "undelivered" && e.Data.Reason == "refused_by_store" {
+				return true
+			}
+		}
+		return false
+	})
+	_, err = a.call(t.Context(), http.MethodPost, "/v1/dead-letters/"+id+"/replay", "", nil, nil)
+	refused(t, "replaying what has no payload", err, http.StatusConflict, "payload_unavailable")
+	if _, err = a.call(t.Context(), http.MethodPost, "/v1/dead-letters/"+id+"/discard", "", nil, &d); err != nil {
+		t.Error(err)
 	}
 	s.stop()
 }

@@ -202,7 +202,9 @@ func appendMessage(dst []byte, row *store.Row, full bool) []byte {
 		dst = append(dst, `,"type":`...)
 		dst = appendString(dst, m.Type)
 	}
-	if full {
+	if m.Stripped {
+		dst = append(dst, `,"payload_unavailable":true`...)
+	} else if full {
 		if m.Data != nil {
 			dst = append(dst, `,"data":`...)
 			dst = append(dst, m.Data...)
