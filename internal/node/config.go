@@ -50,6 +50,7 @@ type Config struct {
 	BreakerStrikes int           `name:"breaker-strikes" group:"Delivery" help:"Failed attempts in a row after which a recipient's circuit breaker opens; 0 for never."`
 	BreakerPause   time.Duration `name:"breaker-pause" group:"Delivery" help:"How long a recipient's open circuit breaker lets nothing through before one message may try; it doubles with each further failure, six times at most."`
 	Window         int           `name:"window" group:"Delivery" help:"Messages sent to one recipient and not yet acknowledged."`
+	TierWeights    TierWeights   `name:"tier-weights" group:"Delivery" help:"Shares of dispatch that the tiers get when all of them have more to do; within a tier clients share evenly."`
 	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Memory for messages that are read and not yet stored; beyond it dispatch stops reading ahead. At most a quarter of the memory limit is used."`
 
 	LogLevel    slog.Level `name:"log-level" group:"Process" help:"Least level that is logged: debug, info, warn or error."`
@@ -83,6 +84,7 @@ func DefaultConfig() Config {
 		BreakerStrikes: 5,
 		BreakerPause:   10 * time.Second,
 		Window:         100,
+		TierWeights:    TierWeights{16, 4, 1},
 		DispatchMemory: 256 << 20,
 
 		LogLevel:  slog.LevelInfo,
@@ -158,6 +160,9 @@ func (c *Config) Validate() error {
 	between("breaker-strikes", c.BreakerStrikes, 0, 1000)
 	atLeast("breaker-pause", c.BreakerPause, time.Millisecond)
 	between("window", c.Window, 1, 10000)
+	for _, w := range c.TierWeights {
+		check(w >= 1 && w <= 1000, "tier-weights", c.TierWeights, "must give every tier between 1 and 1000")
+	}
 	size("dispatch-memory", c.DispatchMemory, esh3ar.MaxBatchBytes)
 
 	check(c.LogFormat == "text" || c.LogFormat == "json", "log-format", c.LogFormat, "must be text or json")

@@ -140,3 +140,24 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestTierWeights(t *testing.T) {
+	w := DefaultConfig().TierWeights
+	if err := w.UnmarshalText([]byte("gold=8, bronze=2")); err != nil || w != (TierWeights{8, 4, 2}) {
+		t.Errorf("weights %s, %v", w, err)
+	}
+	again := TierWeights{}
+	if err := again.UnmarshalText([]byte(w.String())); err != nil || again != w {
+		t.Errorf("read back as %s, %v", again, err)
+	}
+	for _, text := range []string{"", "gold", "gold=", "gold=x", "platinum=3", "gold=1,,bronze=2"} {
+		if err := w.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+	c := DefaultConfig()
+	c.TierWeights[1] = 0
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "tier-weights") {
+		t.Errorf("a weight of 0: %v", err)
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
 	"github.com/esh3artech/esh3ar/internal/dispatch"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/hub"
 	"github.com/esh3artech/esh3ar/internal/ingest"
@@ -145,6 +146,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 			Backoff: delivery.Backoff{Base: cfg.BackoffBase, Cap: cfg.BackoffCap},
 			Strikes: cfg.BreakerStrikes, Pause: cfg.BreakerPause,
 		},
+		Weights:       fair.Weights(cfg.TierWeights),
 		Memory:        max(int64(plan.dispatch)/int64(cfg.Shards), 1<<20),
 		Tight:         n.memory.tight,
 		AppendTimeout: 2 * cfg.PublishTimeout,

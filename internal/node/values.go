@@ -6,6 +6,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/fair"
 )
 
 // Secret is an option that must not show in logs, errors or listings. Convert it to a string to use it.
@@ -99,4 +102,40 @@ func (b Bytes) String() string {
 		}
 	}
 	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+// TierWeights are the tiers' shares of dispatch when all of them have more to do, as an option:
+// "gold=16,silver=4,bronze=1".
+type TierWeights fair.Weights
+
+// String returns the weights as they are written.
+func (w TierWeights) String() string {
+	var b strings.Builder
+	for tier, n := range w {
+		if tier > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%s=%d", esh3ar.Tier(tier), n)
+	}
+	return b.String()
+}
+
+// MarshalText returns the weights as they are written.
+func (w TierWeights) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// UnmarshalText reads weights. A tier that is not named keeps what it had.
+func (w *TierWeights) UnmarshalText(text []byte) error {
+	for part := range strings.SplitSeq(string(text), ",") {
+		name, value, _ := strings.Cut(part, "=")
+		tier, err := esh3ar.ParseTier(strings.TrimSpace(name))
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(value))
+		if err != nil {
+			return fmt.Errorf("the weight of %s, %q, is not a number", tier, value)
+		}
+		w[tier] = n
+	}
+	return nil
 }
