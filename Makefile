@@ -66,7 +66,8 @@ setup: ## Get what the tests need beside Go: packages (root on Debian) and the n
 
 .PHONY: clean
 clean: ## Remove what was built; leaves ./data alone
-	rm -rf bin dist e2e/js/node_modules
+	rm -rf bin dist {e2e/js,examples,signalr/jstest/current,signalr/jstest/oldest}/node_modules
+	rm -rf examples/*/dist examples/browser-device/public/page.js
 
 $(GOLANGCI_LINT):
 	@scripts/install-tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 $@
