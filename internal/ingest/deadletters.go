@@ -35,42 +35,17 @@ const (
 )
 
 // cancel serves DELETE /v1/messages/{id}.
-func (a *API) cancel(w http.ResponseWriter, r *http.Request, rawID string) error {
+func (a *API) cancel(w http.ResponseWriter, r *http.Request) error {
 	client, err := a.keys.caller(r, esh3ar.ScopeSend)
 	if err != nil {
 		return err
 	}
-	_, err = a.operate(w, r, client, rawID, a.operator.Cancel)
+	_, err = a.operate(w, r, client, a.operator.Cancel)
 	return err
 }
 
-// deadLetters serves everything below /v1/dead-letters; rest is what follows.
-func (a *API) deadLetters(w http.ResponseWriter, r *http.Request, rest string) error {
-	switch rest {
-	case "":
-		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			return a.listDead(w, r)
-		}
-		return notAllowed("GET, HEAD")
-	case "/replay":
-		if r.Method == http.MethodPost {
-			return a.replayAll(w, r)
-		}
-		return notAllowed("POST")
-	}
-	id, action, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
-	switch action {
-	case "replay", "discard":
-		if r.Method != http.MethodPost {
-			return notAllowed("POST")
-		}
-		return a.deadLetter(w, r, id, action)
-	}
-	return noRoute()
-}
-
 // deadLetter serves POST /v1/dead-letters/{id}/replay and /discard.
-func (a *API) deadLetter(w http.ResponseWriter, r *http.Request, rawID, action string) error {
+func (a *API) deadLetter(w http.ResponseWriter, r *http.Request, action string) error {
 	client, err := a.keys.caller(r, esh3ar.ScopeDeadLetters)
 	if err != nil {
 		return err
@@ -84,7 +59,7 @@ func (a *API) deadLetter(w http.ResponseWriter, r *http.Request, rawID, action s
 			return a.operator.Discard(ctx, client, id, why)
 		}
 	}
-	id, err := a.operate(w, r, client, rawID, change)
+	id, err := a.operate(w, r, client, change)
 	if err != nil {
 		return err
 	}
@@ -121,10 +96,10 @@ func hostOf(remote string) string {
 }
 
 // operate finds the message, changes it, and answers with what it is then.
-func (a *API) operate(w http.ResponseWriter, r *http.Request, client *grant, rawID string,
+func (a *API) operate(w http.ResponseWriter, r *http.Request, client *grant,
 	change func(context.Context, string, esh3ar.ID) (store.Row, error),
 ) (esh3ar.ID, error) {
-	id, err := esh3ar.ParseID(rawID)
+	id, err := esh3ar.ParseID(r.PathValue("id"))
 	if err != nil {
 		return id, err
 	}

@@ -13,8 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,19 +108,6 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Route is a resource below /v1/ that is served elsewhere, with the API's authentication and its problems.
-type Route struct {
-	// Pattern is the path as http.ServeMux takes it, without a method or a host: "/v1/webhooks/{id}". The
-	// parts in braces are the request's PathValues.
-	Pattern string
-	// Scope is what the API key must be allowed to do.
-	Scope esh3ar.Scopes
-	// Methods are those that the route takes, as the Allow header lists them.
-	Methods []string
-	// Serve answers a request, or returns how it is refused, in which case it has written nothing.
-	Serve func(w http.ResponseWriter, r *http.Request, who Caller) error
-}
-
 // API serves the routes below /v1/ that belong to business clients. It has no goroutines of its own but
 // Run's, and needs no closing.
 type API struct {
@@ -132,7 +117,8 @@ type API struct {
 	operator Operator
 	auditor  Auditor
 	tokens   Tokens
-	routes   *http.ServeMux // of Options.Routes
+	routes   *http.ServeMux
+	methods  map[string][]string // of each pattern of routes
 
 	shards      int
 	window      time.Duration
@@ -208,14 +194,13 @@ func New(o Options) (*API, error) {
 		batchMemory: o.BatchMemory,
 		jsonType:    []string{"application/json"},
 	}
-	a.routes = http.NewServeMux()
+	a.routes, a.methods = http.NewServeMux(), make(map[string][]string)
 	a.routes.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { a.refuse(w, r, noRoute()) })
+	for pattern, by := range a.own() {
+		a.register(pattern, by)
+	}
 	for _, route := range o.Routes {
-		a.routes.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := a.serveRoute(w, r, &route); err != nil {
-				a.refuse(w, r, err)
-			}
-		})
+		a.register(route.Pattern, a.handlers(route))
 	}
 	a.calls.New = func() any { return new(call) }
 	a.batches.New = func() any { return newBatch() }
@@ -243,63 +228,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.refuse(w, r, asError(fmt.Errorf("panic: %v\n%s", v, debug.Stack())))
 		}
 	}()
-	if err := a.serve(w, r); err != nil {
-		a.refuse(w, r, err)
-	}
-}
-
-// serve finds the route and runs its handler.
-func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
-	path := r.URL.Path
-	switch path {
-	case "/v1/messages":
-		switch r.Method {
-		case http.MethodPost:
-			return a.accept(w, r)
-		case http.MethodGet, http.MethodHead:
-			return a.list(w, r)
-		}
-		return notAllowed("GET, HEAD, POST")
-	case "/v1/messages/batch":
-		if r.Method == http.MethodPost {
-			return a.acceptBatch(w, r)
-		}
-		return notAllowed("POST")
-	case "/v1/recipient-tokens":
-		if r.Method == http.MethodPost {
-			return a.mintToken(w, r)
-		}
-		return notAllowed("POST")
-	}
-	if id, ok := strings.CutPrefix(path, "/v1/messages/"); ok && strings.IndexByte(id, '/') < 0 {
-		switch r.Method {
-		case http.MethodGet, http.MethodHead:
-			return a.show(w, r, id)
-		case http.MethodDelete:
-			return a.cancel(w, r, id)
-		}
-		return notAllowed("DELETE, GET, HEAD")
-	}
-	if rest, ok := strings.CutPrefix(path, "/v1/dead-letters"); ok && (rest == "" || rest[0] == '/') {
-		return a.deadLetters(w, r, rest)
-	}
 	a.routes.ServeHTTP(w, r)
-	return nil
-}
-
-func (a *API) serveRoute(w http.ResponseWriter, r *http.Request, route *Route) error {
-	if !slices.Contains(route.Methods, r.Method) {
-		return notAllowed(strings.Join(route.Methods, ", "))
-	}
-	hash, err := apiKeyHash(r.Header)
-	if err != nil {
-		return err
-	}
-	who, err := a.keys.holder(r.Context(), hash, r.RemoteAddr, route.Scope)
-	if err != nil {
-		return err
-	}
-	return route.Serve(w, r, who)
 }
 
 func noRoute() error {

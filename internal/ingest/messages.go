@@ -22,12 +22,12 @@ const (
 const readTime = 5 * time.Second
 
 // show serves GET /v1/messages/{id}.
-func (a *API) show(w http.ResponseWriter, r *http.Request, rawID string) error {
+func (a *API) show(w http.ResponseWriter, r *http.Request) error {
 	client, err := a.keys.caller(r, esh3ar.ScopeRead)
 	if err != nil {
 		return err
 	}
-	id, err := esh3ar.ParseID(rawID)
+	id, err := esh3ar.ParseID(r.PathValue("id"))
 	if err != nil {
 		return err
 	}
