@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"github.com/esh3artech/esh3ar/internal/apidoc"
 	"github.com/esh3artech/esh3ar/internal/ingest"
 )
 
@@ -40,14 +42,9 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		Metrics: n.health.Registry(),
 	})
 
-	mux := http.NewServeMux()
-	shared := crossOrigin(n.cfg.AllowedOrigins)
-	mux.Handle("/v1/", shared(api))
-	n.hub.Mount(mux, "/hubs/mobile")
-	n.business.Mount(mux, "/hubs/business")
-	h := n.health.Handler()
-	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
-		mux.Handle(path, h)
+	mux, err := n.routes(api)
+	if err != nil {
+		return err
 	}
 	n.http = &http.Server{
 		Handler:           mux,
@@ -65,6 +62,41 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	}
 	return nil
 }
+
+// routes returns what serves each path, and notes which there are.
+func (n *Node) routes(api *ingest.API) (*http.ServeMux, error) {
+	mux := http.NewServeMux()
+	n.paths = make(map[string][]string)
+	shared := crossOrigin(n.cfg.AllowedOrigins)
+	mux.Handle("/v1/", shared(api))
+	maps.Copy(n.paths, api.Routes())
+	n.hub.Mount(mux, "/hubs/mobile")
+	n.business.Mount(mux, "/hubs/business")
+	for _, path := range []string{"/hubs/mobile", "/hubs/business"} {
+		n.paths[path] = []string{http.MethodDelete, http.MethodGet, http.MethodPost}
+		n.paths[path+"/negotiate"] = []string{http.MethodPost}
+	}
+	docs, err := apidoc.New()
+	if err != nil {
+		return nil, err
+	}
+	// Tools in browsers read the description, too.
+	documents := shared(docs)
+	read := []string{http.MethodGet, http.MethodHead}
+	for _, path := range docs.Patterns() {
+		mux.Handle(path, documents)
+		n.paths[path] = read
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		mux.Handle(path, n.health.Handler())
+		n.paths[path] = read
+	}
+	return mux, nil
+}
+
+// Routes returns the patterns of all paths that are served, with the methods that each takes. The caller must
+// not change it.
+func (n *Node) Routes() map[string][]string { return n.paths }
 
 // serve serves what the front hands over until the server is shut down.
 func (n *Node) serve() error {

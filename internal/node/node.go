@@ -68,6 +68,7 @@ type Node struct {
 	business *notify.Hub
 	health   *health.Health
 	http     *http.Server
+	paths    map[string][]string // the methods of each path that is served
 
 	accepting *pressure
 	memory    *memoryWatch
