@@ -104,7 +104,9 @@ func TestExamples(t *testing.T) {
 	}
 	follow.await(id + " delivered")
 
-	// All go on over a restart of the server.
+	// All go on over a restart of the server. The follower is stopped until the message is delivered, so
+	// that it learns of that only by going on where it was.
+	follow.signal(syscall.SIGSTOP)
 	address := strings.TrimPrefix(s.url, "http://")
 	s.stop()
 	s = launch(t, dir, append(options, "--listen", address)...)
@@ -114,10 +116,19 @@ func TestExamples(t *testing.T) {
 	id = send("amina", "after it")
 	device.await("connected")
 	device.await(id)
+	a = s.api()
+	s.awaitStatus(a, id, "delivered")
+	follow.signal(syscall.SIGCONT)
 	follow.await(id + " delivered")
 	id = send("layla", "after it, too")
 	shows(id, "after it, too")
 	follow.await(id + " delivered")
+
+	// A follower that is started again knows where the last one was.
+	follow.kill()
+	id = send("amina", "meanwhile")
+	s.awaitStatus(a, id, "delivered")
+	example(t, "node-business", env, "dist/follow.js").await(id + " delivered")
 
 	device.signal(syscall.SIGTERM)
 	device.end()
@@ -170,9 +181,7 @@ func example(t *testing.T, folder string, env []string, args ...string) *script 
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
 		defer close(p.lines)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			_, _ = p.Write(append(lines.Bytes(), '\n'))
@@ -180,13 +189,15 @@ func example(t *testing.T, folder string, env []string, args ...string) *script 
 		}
 		p.err = p.cmd.Wait()
 	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // an error says that it has ended
-		for range p.lines {      // makes room for what it still had to say
-		}
-		<-ended
-	})
+	t.Cleanup(p.kill)
 	return p
+}
+
+// kill ends the script at once. Killing one that has ended does nothing.
+func (p *script) kill() {
+	_ = p.cmd.Process.Kill() // an error says that it has ended
+	for range p.lines {      // makes room for what it still had to say
+	}
 }
 
 // Write keeps what the script says.
