@@ -45,13 +45,10 @@ type dlqListCmd struct {
 
 // Run prints the list.
 func (c *dlqListCmd) Run(ctx context.Context, std stdio) error {
-	api, err := c.dial()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
+	return c.call(ctx, c.Timeout, func(ctx context.Context, api *client.Client) error { return c.list(ctx, std, api) })
+}
+
+func (c *dlqListCmd) list(ctx context.Context, std stdio, api *client.Client) error {
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	out := json.NewEncoder(std.out)
 	listed := 0
@@ -97,19 +94,14 @@ func (c *dlqReplayCmd) Run(ctx context.Context, std stdio) error {
 	case !c.All && !c.empty():
 		return errors.New("to select messages by a filter add --all")
 	}
-	api, err := c.dial()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	if c.All {
-		n, err := api.ReplayAll(ctx, c.query())
-		fmt.Fprintf(std.out, "replayed %d, skipped %d\n", n.Replayed, n.Skipped)
-		return err
-	}
-	return each(std, c.IDs, func(id string) (client.Details, error) { return api.Replay(ctx, id) })
+	return c.call(ctx, c.Timeout, func(ctx context.Context, api *client.Client) error {
+		if c.All {
+			n, err := api.ReplayAll(ctx, c.query())
+			fmt.Fprintf(std.out, "replayed %d, skipped %d\n", n.Replayed, n.Skipped)
+			return err
+		}
+		return each(std, c.IDs, func(id string) (client.Details, error) { return api.Replay(ctx, id) })
+	})
 }
 
 // dlqDiscardCmd takes dead letters out of the queue.
@@ -122,14 +114,9 @@ type dlqDiscardCmd struct {
 
 // Run discards the named messages.
 func (c *dlqDiscardCmd) Run(ctx context.Context, std stdio) error {
-	api, err := c.dial()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	return each(std, c.IDs, func(id string) (client.Details, error) { return api.Discard(ctx, id, c.Reason) })
+	return c.call(ctx, c.Timeout, func(ctx context.Context, api *client.Client) error {
+		return each(std, c.IDs, func(id string) (client.Details, error) { return api.Discard(ctx, id, c.Reason) })
+	})
 }
 
 // each does something to one message after the other, and tells what they are then. What fails for one

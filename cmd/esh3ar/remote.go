@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"time"
@@ -14,7 +15,7 @@ type remote struct {
 	Key string `name:"key" env:"ESH3AR_API_KEY" placeholder:"KEY" help:"The API key."`
 }
 
-// dial returns a client of the server. It makes no connection yet.
+// dial returns a client of the server, to be closed in the end. It makes no connection yet.
 func (r *remote) dial() (*client.Client, error) {
 	if r.Key == "" {
 		return nil, errors.New("give the API key with --key or ESH3AR_API_KEY; the server prints it at its first start")
@@ -24,6 +25,18 @@ func (r *remote) dial() (*client.Client, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "client: "))
 	}
 	return c, nil
+}
+
+// call runs f with a client of the server and a context of at most that time.
+func (r *remote) call(ctx context.Context, limit time.Duration, f func(context.Context, *client.Client) error) error {
+	api, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return f(ctx, api)
 }
 
 // clock shows a time to people, in their time zone.

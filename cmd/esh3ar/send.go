@@ -55,13 +55,13 @@ func (c *sendCmd) Run(ctx context.Context, std stdio) error {
 		}
 		until = client.Status(s.String())
 	}
-	api, err := c.dial()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
+	return c.call(ctx, c.Timeout, func(ctx context.Context, api *client.Client) error {
+		return c.send(ctx, std, api, m, until)
+	})
+}
+
+// send sends the message and waits for its status, if one is wanted.
+func (c *sendCmd) send(ctx context.Context, std stdio, api *client.Client, m client.Message, until client.Status) error {
 	receipt, err := api.Send(ctx, m)
 	if err != nil {
 		return err

@@ -21,18 +21,13 @@ type statusCmd struct {
 
 // Run prints the message and its timeline.
 func (c *statusCmd) Run(ctx context.Context, std stdio) error {
-	api, err := c.dial()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	d, err := api.Message(ctx, c.ID)
-	if err != nil {
-		return err
-	}
-	return printMessage(std.out, &d, c.JSON)
+	return c.call(ctx, c.Timeout, func(ctx context.Context, api *client.Client) error {
+		d, err := api.Message(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		return printMessage(std.out, &d, c.JSON)
+	})
 }
 
 // printMessage shows a message and its life.
