@@ -64,7 +64,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		`esh3ar_messages_accepted_total{tier="\w+"} 1`,
 		`esh3ar_messages_repeated_total 1`,
 		`esh3ar_requests_refused_total{code="\w+"} 1`,
-		`esh3ar_accept_to_delivered_seconds_count 1`,
+		`esh3ar_accept_to_delivered_seconds_count{tier="gold"} 1`,
 		`esh3ar_devices_connected 1`,
 		`esh3ar_device_tokens_refused_total 1`,
 		`esh3ar_message_transitions_total{.*status="delivered".*} 1`,

@@ -9,8 +9,8 @@ import (
 
 // metrics are dispatch's figures. All series are resolved once, none on the way of a message.
 type metrics struct {
-	routed        prometheus.Histogram
-	delivered     prometheus.Histogram
+	routed        [esh3ar.Tiers]prometheus.Observer
+	delivered     [esh3ar.Tiers]prometheus.Observer
 	acknowledged  prometheus.Histogram
 	commit        prometheus.Histogram
 	transitions   [int(esh3ar.StatusUndelivered) + 1]prometheus.Counter
@@ -31,6 +31,14 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		reg.MustRegister(h)
 		return h
 	}
+	byTier := func(name, help string) (of [esh3ar.Tiers]prometheus.Observer) {
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{"tier"})
+		reg.MustRegister(h)
+		for tier := range of {
+			of[tier] = h.WithLabelValues(esh3ar.Tier(tier).String())
+		}
+		return of
+	}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 		reg.MustRegister(c)
@@ -40,9 +48,9 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	m := &metrics{
-		routed:        histogram("esh3ar_accept_to_route_seconds", "Time from a message's acceptance until it was first handed to connections."),
+		routed:        byTier("esh3ar_accept_to_route_seconds", "Time from a message's acceptance until it was first handed to connections."),
 		acknowledged:  histogram("esh3ar_send_to_acknowledge_seconds", "Time from a send until the device acknowledged it."),
-		delivered:     histogram("esh3ar_accept_to_delivered_seconds", "Time from a message's acceptance until the device acknowledged it."),
+		delivered:     byTier("esh3ar_accept_to_delivered_seconds", "Time from a message's acceptance until the device acknowledged it."),
 		commit:        histogram("esh3ar_store_commit_seconds", "Time of one transaction of the store, repeats included."),
 		repeated:      counter("esh3ar_repeated_keys_total", "Journal records left out because their idempotency key was known."),
 		lateDropped:   counter("esh3ar_late_acknowledgements_dropped_total", "Late acknowledgements dropped because too many waited."),
@@ -100,7 +108,7 @@ func (m *metrics) count(c *store.Change) {
 		if line[i].Status != esh3ar.StatusDelivered {
 			continue
 		}
-		m.delivered.Observe(line[i].At.Sub(line[0].At).Seconds())
+		m.delivered[c.Message.Tier].Observe(line[i].At.Sub(line[0].At).Seconds())
 		if i > 0 && line[i-1].Status == esh3ar.StatusSent {
 			m.acknowledged.Observe(line[i].At.Sub(line[i-1].At).Seconds())
 		}

@@ -230,7 +230,8 @@ func (r *recipient) perform(out []delivery.Effect, flow fair.Flow, now time.Time
 				}
 			}
 			if e.Conn == 0 && e.State.Attempts == 1 {
-				s.d.metrics.routed.Observe(now.Sub(e.Item.Message.AcceptedAt).Seconds())
+				m := e.Item.Message
+				s.d.metrics.routed[m.Tier].Observe(now.Sub(m.AcceptedAt).Seconds())
 			}
 		case delivery.Open:
 			s.d.metrics.breakersOpened.Inc()
