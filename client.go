@@ -1,7 +1,6 @@
 package esh3ar
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -95,7 +94,7 @@ func (c *Client) Check() error {
 		f.Add("/burst", "burst_without_rate", "a burst means nothing without a rate; give a rate, too, or leave out the burst")
 	}
 	if _, err := ParseRecipients(c.Recipients); err != nil {
-		f.join("/recipients", err)
+		f.Join("/recipients", err)
 	}
 	if !AllScopes.Has(c.Scopes) {
 		f.Add("/scopes", "unknown_scope", "the scopes are %s", AllScopes)
@@ -133,13 +132,4 @@ func (f *Faults) checkRange(pointer string, n, most int64) {
 	if n < 0 || n > most {
 		f.Add(pointer, "out_of_range", "give a number between 0 and %d; 0 is no limit", most)
 	}
-}
-
-// join adds an error as a fault of that field.
-func (f *Faults) join(pointer string, err error) {
-	var e *Error
-	if !errors.As(err, &e) {
-		e = Errorf(KindInvalid, "invalid", "the field is invalid").Because(err)
-	}
-	*f = append(*f, e.At(pointer))
 }

@@ -26,11 +26,12 @@ const (
 	KindOutcomeUnknown                  // may have been done; repeat with the same idempotency key
 	KindInsufficientStorage             // surely not done: the disk reserve is reached
 	KindGone                            // was there and is not any more
+	KindStale                           // the thing was changed since the caller looked at it
 )
 
 var kindNames = [...]string{
 	"internal", "invalid", "unauthorized", "forbidden", "not_found", "conflict", "mismatch",
-	"too_large", "rate_limited", "unavailable", "outcome_unknown", "insufficient_storage", "gone",
+	"too_large", "rate_limited", "unavailable", "outcome_unknown", "insufficient_storage", "gone", "stale",
 }
 
 // String returns the kind's name.
@@ -103,6 +104,18 @@ type Faults []*Error
 // Add adds a fault of KindInvalid of the field with that JSON pointer.
 func (f *Faults) Add(pointer, code, format string, args ...any) {
 	*f = append(*f, Errorf(KindInvalid, code, format, args...).At(pointer))
+}
+
+// Join adds an error, if there is one, as the fault of the field with that JSON pointer.
+func (f *Faults) Join(pointer string, err error) {
+	if err == nil {
+		return
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		e = Errorf(KindInvalid, "invalid", "the field is invalid").Because(err)
+	}
+	*f = append(*f, e.At(pointer))
 }
 
 // Err returns the faults as an error, nil if there are none.

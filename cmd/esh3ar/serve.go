@@ -61,6 +61,10 @@ func greet(w io.Writer, info node.Info, configured bool) {
 		key, shown = "$"+envPrefix+"BOOTSTRAP_KEY", "as configured (bootstrap-key)"
 	}
 	url := "http://" + info.Addr
+	admin := "the admin key is as configured (admin-key)"
+	if info.AdminKeyFile != "" {
+		admin = fmt.Sprintf("%s clients ls --url %s --admin-key-file %s", os.Args[0], url, info.AdminKeyFile)
+	}
 	if info.FirstStart {
 		fmt.Fprintln(w, "A new deployment, with a development client and its key.")
 	}
@@ -69,8 +73,9 @@ func greet(w io.Writer, info node.Info, configured bool) {
   API key  %[3]s
   Receive  %[4]s listen --url %[1]s --key "%[2]s" --as alice
   Send     curl -i %[1]s/v1/messages -H "Authorization: Bearer %[2]s" -H 'Content-Type: application/json' -d '{"to": "alice", "content": "Hello"}'
+  Clients  %[5]s
 
-`, url, key, shown, os.Args[0])
+`, url, key, shown, os.Args[0], admin)
 }
 
 // newLogger returns the program's logger.

@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"net/http"
 	"strings"
@@ -228,6 +229,20 @@ func (k *keyring) recall(hash [32]byte) (e *knownKey, missing bool) {
 	}
 	asked, ok := k.unknown[hash]
 	return nil, ok && time.Since(k.start)-asked < k.maxAge/2
+}
+
+// admitOnly lets the holder of that one key in. Its errors are of KindUnauthorized, and of KindRateLimited for
+// an address that tries keys.
+func (k *keyring) admitOnly(r *http.Request, hash [32]byte, only *[32]byte) error {
+	if subtle.ConstantTimeCompare(hash[:], only[:]) == 1 {
+		return nil
+	}
+	from := addressOf(r.RemoteAddr)
+	if err := k.guesses.admit(r.Context(), from); err != nil {
+		return err
+	}
+	k.guesses.miss(from)
+	return esh3ar.Errorf(esh3ar.KindUnauthorized, "admin_key_wrong", "this route takes the admin key of the deployment alone, and that is another one")
 }
 
 // check looks a known key up again. If the source fails, what is known holds until the next check.

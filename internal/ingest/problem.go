@@ -47,6 +47,8 @@ func httpOf(k esh3ar.Kind) kindHTTP {
 		return kindHTTP{http.StatusInsufficientStorage, "No space left", false}
 	case esh3ar.KindGone:
 		return kindHTTP{http.StatusGone, "Not kept any more", true}
+	case esh3ar.KindStale:
+		return kindHTTP{http.StatusPreconditionFailed, "Changed meanwhile", true}
 	}
 	return kindHTTP{http.StatusInternalServerError, "Internal error", false}
 }

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"crypto/sha256"
 	"maps"
 	"net/http"
 	"slices"
@@ -16,6 +17,9 @@ type Route struct {
 	Pattern string
 	// Scope is what the API key must be allowed to do.
 	Scope esh3ar.Scopes
+	// Key, if set, is the SHA-256 of the one key that the route takes, in place of the API keys of clients:
+	// the operator's. Nobody is the Caller then.
+	Key *[sha256.Size]byte
 	// Methods are those that the route takes.
 	Methods []string
 	// Serve answers a request, or returns how it is refused, in which case it has written nothing.
@@ -51,9 +55,19 @@ func (a *API) handlers(route Route) byMethod {
 		if err != nil {
 			return err
 		}
-		who, err := a.keys.holder(r.Context(), hash, r.RemoteAddr, route.Scope)
+		var who Caller
+		if route.Key != nil {
+			err = a.keys.admitOnly(r, hash, route.Key)
+		} else {
+			who, err = a.keys.holder(r.Context(), hash, r.RemoteAddr, route.Scope)
+		}
 		if err != nil {
 			return err
+		}
+		if r.ContentLength != 0 {
+			if err := checkContentType(r.Header); err != nil {
+				return err
+			}
 		}
 		return route.Serve(w, r, who)
 	}

@@ -31,6 +31,7 @@ type Config struct {
 	DrainTimeout   time.Duration `name:"drain-timeout" group:"Network" help:"How long a stop may take to finish what is under way."`
 
 	BootstrapKey Secret `name:"bootstrap-key" group:"Identity" placeholder:"KEY" help:"API key of the development client; generated into the data directory if empty."`
+	AdminKey     Secret `name:"admin-key" group:"Identity" placeholder:"KEY" help:"Key of the admin API; generated into the data directory if empty. All nodes of a deployment need the same."`
 	JWTSecret    Secret `name:"jwt-secret" group:"Identity" placeholder:"SECRET" help:"HS256 secret of device tokens; generated into the data directory if empty."`
 
 	Data              string        `name:"data" group:"Storage" help:"Data directory: the journal, the embedded store and generated secrets."`
@@ -141,6 +142,9 @@ func (c *Config) Validate() error {
 
 	check(isKey(string(c.BootstrapKey)), "bootstrap-key", c.BootstrapKey, "must be at most 256 visible ASCII characters")
 
+	check(c.AdminKey == "" || len(c.AdminKey) >= minAdminKey && isKey(string(c.AdminKey)), "admin-key", c.AdminKey,
+		"must be %d to 256 visible ASCII characters", minAdminKey)
+
 	check(strings.TrimSpace(c.Data) != "", "data", c.Data, "must name a directory")
 	fault := c.Store.fault()
 	check(fault == "", "store", c.Store, "%s", fault)
@@ -188,6 +192,9 @@ func isOrigin(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && !strings.Contains(u.Host, "*") && s == u.Scheme+"://"+u.Host
 }
+
+// minAdminKey is the least length of an admin key that somebody chose, too long to be guessed over a network.
+const minAdminKey = 16
 
 // isKey reports whether s can travel in an Authorization header.
 func isKey(s string) bool {

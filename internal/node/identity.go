@@ -22,6 +22,7 @@ const (
 	deploymentFile = "deployment.json"
 	jwtSecretFile  = "jwt-secret"
 	devKeyFile     = "dev-key"
+	adminKeyFile   = "admin-key"
 )
 
 // deployment is what is fixed when a deployment is created.
@@ -76,6 +77,21 @@ func newJWTSecret() string {
 	var b [32]byte
 	rand.Read(b[:])
 	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func newAdminKey() string {
+	var b [24]byte
+	rand.Read(b[:])
+	return esh3ar.KeyPrefix + "admin_" + base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// adminKey returns the admin key of the configuration, or the one in the data directory and that file.
+func adminKey(cfg *Config) (key, file string, err error) {
+	if cfg.AdminKey != "" {
+		return string(cfg.AdminKey), "", nil
+	}
+	key, _, err = secretFile(cfg.Data, adminKeyFile, newAdminKey)
+	return key, filepath.Join(cfg.Data, adminKeyFile), err
 }
 
 // writeDurably creates a file that is wholly there or not at all, also after a power cut.

@@ -85,6 +85,8 @@ type Info struct {
 	Addr string
 	// DevKey is the API key of the development client.
 	DevKey string
+	// AdminKeyFile is the file with the admin key, "" if the configuration gave it.
+	AdminKeyFile string
 	// FirstStart says that the data directory was created by this start.
 	FirstStart bool
 }
@@ -113,6 +115,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		}
 	}
 	n.info.DevKey = key
+	admins, file, err := adminKey(&cfg)
+	if err != nil {
+		return n, err
+	}
+	n.info.AdminKeyFile = file
 	secret := string(cfg.JWTSecret)
 	if secret == "" {
 		if secret, _, err = secretFile(cfg.Data, jwtSecretFile, newJWTSecret); err != nil {
@@ -174,7 +181,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	api, err := ingest.New(ingest.Options{
 		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Auditor: n.guarded, Tokens: tokens,
-		Routes: []ingest.Route{{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet, http.MethodHead}, Serve: n.events}},
+		Routes: append([]ingest.Route{
+			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
+		}, n.adminRoutes(admins)...),
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
