@@ -63,6 +63,15 @@ const timeFormat = "2006-01-02T15:04:05.000000Z07:00"
 // accepted, is never told: the 202 has.
 type Filter uint16
 
+// Only returns the filter that selects events of these statuses, or of all if there are none.
+func Only(statuses ...esh3ar.Status) Filter {
+	var f Filter
+	for _, s := range statuses {
+		f |= 1 << s
+	}
+	return f
+}
+
 // selects reports whether the filter selects events of that status.
 func (f Filter) selects(s esh3ar.Status) bool { return f == 0 || f&(1<<s) != 0 }
 

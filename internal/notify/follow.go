@@ -75,6 +75,7 @@ type Follower struct {
 	first  int // shard to look at first, so that a busy one does not keep the others waiting
 	wake   chan struct{}
 	closed bool
+	own    bool // not one of the client's streams
 
 	failures int       // of the store, in a row
 	retry    time.Time // when to ask it again
@@ -94,15 +95,25 @@ type following struct {
 // one: the cursor is not ours, what follows it is not kept any more, there are too many streams, or the
 // store does not answer.
 func (s *Service) Follow(ctx context.Context, client string, start Start, filter Filter) (*Follower, error) {
+	return s.follow(ctx, client, start, filter, false)
+}
+
+// Watch is Follow for what the server itself does with a client's events: it does not count among the
+// client's streams.
+func (s *Service) Watch(ctx context.Context, client string, start Start, filter Filter) (*Follower, error) {
+	return s.follow(ctx, client, start, filter, true)
+}
+
+func (s *Service) follow(ctx context.Context, client string, start Start, filter Filter, own bool) (*Follower, error) {
 	cursor, err := s.resolve(ctx, start)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.enter(client); err != nil {
+	if err := s.enter(client, own); err != nil {
 		return nil, err
 	}
 	f := &Follower{
-		s: s, client: client, filter: filter, cursor: cursor,
+		s: s, client: client, filter: filter, cursor: cursor, own: own,
 		shards: make([]following, len(s.tails)), wake: make(chan struct{}, 1),
 	}
 	for i := range f.shards {
@@ -121,7 +132,7 @@ func (f *Follower) Close() {
 	for i, t := range f.s.tails {
 		t.leave(&f.shards[i].seat)
 	}
-	f.s.leave(f.client)
+	f.s.leave(f.client, f.own)
 }
 
 func (f *Follower) signal() {

@@ -30,6 +30,7 @@ import (
 type Store interface {
 	Events(ctx context.Context, shard uint16, after int64, limit int) ([]store.EventWrite, error)
 	EventRanges(ctx context.Context) (map[uint16]store.EventRange, error)
+	EventTime(ctx context.Context, shard uint16, number int64) (time.Time, error)
 }
 
 // Options configures a Service. Store, Shards and Problem are required.
@@ -191,12 +192,16 @@ func (s *Service) Drain() {
 	}
 }
 
-// enter counts a stream of the client in. It must be left.
-func (s *Service) enter(client string) error {
+// enter counts a stream in, among those of the client unless it is our own. It must be left.
+func (s *Service) enter(client string, own bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
 		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "the server is stopping; connect again").After(time.Second)
+	}
+	if own {
+		s.open.Add(1)
+		return nil
 	}
 	if s.streams[client] >= s.opts.MaxStreams {
 		return esh3ar.Errorf(esh3ar.KindRateLimited, "too_many_streams",
@@ -208,8 +213,11 @@ func (s *Service) enter(client string) error {
 	return nil
 }
 
-func (s *Service) leave(client string) {
+func (s *Service) leave(client string, own bool) {
 	defer s.open.Done()
+	if own {
+		return
+	}
 	s.metrics.followers.Dec()
 	s.mu.Lock()
 	defer s.mu.Unlock()
