@@ -92,6 +92,9 @@ func (b *Bucket) Left(now time.Duration) (tokens int, next time.Duration) {
 
 // Full reports whether the bucket holds all it can: it knows nothing that a new one does not.
 func (b *Bucket) Full(now time.Duration) bool {
+	if b.rate == 0 {
+		return true
+	}
 	b.fill(now)
 	return b.level == b.burst*token
 }

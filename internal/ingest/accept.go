@@ -56,13 +56,17 @@ type acceptance struct {
 	id esh3ar.ID
 	to string
 	at time.Time
+	// standing is how the client stands with its limits. A repetition does not tell it, for it costs nothing.
+	standing standing
 }
 
 // submit reads the message in c.body and makes it durable, unless it is a repetition. Its error is one
 // that refuse can tell.
 func (a *API) submit(ctx context.Context, c *call, client *grant, h http.Header) (acceptance, error) {
-	a.inFlight.Add(1)
-	defer a.inFlight.Add(-1)
+	if !a.load.enter(client.Tier) {
+		return acceptance{}, a.overloaded(client.Tier)
+	}
+	defer a.load.leave()
 	start := time.Now()
 	now := a.stamp()
 	if err := c.read(c.body, now, false); err != nil {
@@ -79,23 +83,34 @@ func (a *API) submit(ctx context.Context, c *call, client *grant, h http.Header)
 	}
 	if first.ID != (esh3ar.ID{}) {
 		a.metrics.repeated.Inc()
-		return acceptance{first.ID, first.To, first.AcceptedAt}, nil
+		return acceptance{id: first.ID, to: first.To, at: first.AcceptedAt}, nil
+	}
+	charged, err := a.admit(&client.Client, 1, now, a.load.pause)
+	if err != nil {
+		return acceptance{}, err
 	}
 	m.TraceParent = traceParent(h)
 	c.out = record.AppendMessage(c.out[:0], m)
 	// How long it may take is the journal's to bound.
-	if err := a.journal.Append(ctx, journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, c.out); err != nil {
-		return acceptance{}, appendError(err)
+	err = a.journal.Append(ctx, journal.Partition{Shard: shard, Tier: uint8(m.Tier)}, c.out)
+	took := time.Since(start) - charged.wait
+	a.load.ended(1, took)
+	if err != nil {
+		err := appendError(err)
+		if err.Kind != esh3ar.KindOutcomeUnknown {
+			charged.refund(1)
+		}
+		return acceptance{}, err
 	}
 	a.remember(m)
 	a.metrics.accepted[m.Tier].Inc()
-	a.metrics.accepting.Observe(time.Since(start).Seconds())
-	return acceptance{m.ID, m.To, m.AcceptedAt}, nil
+	a.metrics.accepting.Observe(took.Seconds())
+	return acceptance{m.ID, m.To, m.AcceptedAt, charged.standing}, nil
 }
 
 // InFlight returns how many messages are being made durable at one time, batches aside. By Little's law
 // that is their rate times their latency, so it rises when the machine cannot keep up.
-func (a *API) InFlight() int64 { return a.inFlight.Load() }
+func (a *API) InFlight() int64 { return a.load.calls.Load() }
 
 // stamp returns the time of acceptance, to the microsecond that is kept.
 func (a *API) stamp() time.Time { return a.now().UTC().Truncate(time.Microsecond) }
@@ -163,6 +178,7 @@ func (a *API) answerAccepted(w http.ResponseWriter, c *call, r acceptance) {
 	h := w.Header()
 	h["Content-Type"] = a.jsonType
 	h["Location"] = []string{string(location)}
+	r.standing.tell(h)
 	w.WriteHeader(http.StatusAccepted)
 	c.out = appendAccepted(location[:0], r)
 	_, _ = w.Write(c.out) // fails only if the client has gone

@@ -76,6 +76,9 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > esh3ar.MaxBatchBytes {
 		return tooLarge(esh3ar.MaxBatchBytes)
 	}
+	if a.load.full(client.Tier) {
+		return a.overloaded(client.Tier)
+	}
 	b := a.batches.Get().(*batch)
 	defer a.recycle(b)
 	if err := a.readTexts(r.Body, b); err != nil {
@@ -84,11 +87,27 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 	if err := a.prepareBatch(r, client, b); err != nil {
 		return err
 	}
+	// All of its new messages or none: half a batch would be as hard to go on from as to explain.
+	charged, err := a.admit(&client.Client, len(b.items), a.now(), time.Sleep)
+	if err != nil {
+		return err
+	}
 	a.metrics.batch.Observe(float64(len(b.results)))
-	a.journal.AppendAll(context.WithoutCancel(r.Context()), b.items)
-	a.settle(r.Context(), client, b)
+	a.appendBatch(context.WithoutCancel(r.Context()), b)
+	charged.refund(a.settle(r.Context(), client, b))
+	charged.standing.tell(w.Header())
 	a.answerBatch(w, b)
 	return nil
+}
+
+// appendBatch makes the items durable.
+func (a *API) appendBatch(ctx context.Context, b *batch) {
+	n := len(b.items)
+	a.load.batched.Add(int64(n))
+	defer a.load.batched.Add(-int64(n))
+	start := time.Now()
+	a.journal.AppendAll(ctx, b.items)
+	a.load.ended(n, time.Since(start))
 }
 
 // readTexts reads the body and keeps the texts of its messages.
@@ -198,13 +217,17 @@ func (a *API) room(b *batch, size int) ([]byte, error) {
 	return b.free[:0], nil
 }
 
-// settle brings what became of the items into the results.
-func (a *API) settle(ctx context.Context, client *grant, b *batch) {
+// settle brings what became of the items into the results. It returns how many were surely not accepted.
+func (a *API) settle(ctx context.Context, client *grant, b *batch) (lost int) {
 	accepted := 0
 	for i := range b.items {
 		res := &b.results[b.indexes[i]]
 		if err := b.items[i].Err; err != nil {
-			res.err = appendError(err)
+			e := appendError(err)
+			if e.Kind != esh3ar.KindOutcomeUnknown {
+				lost++
+			}
+			res.err = e
 			continue
 		}
 		accepted++
@@ -227,6 +250,7 @@ func (a *API) settle(ctx context.Context, client *grant, b *batch) {
 			}
 		}
 	}
+	return lost
 }
 
 // answerBatch writes one result a message: 202 if all are accepted, 207 otherwise.

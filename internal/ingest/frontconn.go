@@ -141,7 +141,9 @@ func (c *frontConn) post(h head) bool {
 	k.body = appendAccepted(k.body[:0], at)
 	k.out = append(k.out[:0], "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nLocation: /v1/messages/"...)
 	k.out = at.id.Append(k.out)
-	k.out = append(append(k.out, "\r\nDate: "...), *c.front.date.Load()...)
+	k.out = append(k.out, "\r\n"...)
+	k.out = at.standing.appendFields(k.out)
+	k.out = append(append(k.out, "Date: "...), *c.front.date.Load()...)
 	k.out = strconv.AppendInt(append(k.out, "\r\nContent-Length: "...), int64(len(k.body)), 10)
 	if last {
 		k.out = append(k.out, "\r\nConnection: close"...)

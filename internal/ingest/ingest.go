@@ -72,6 +72,8 @@ const (
 	DefaultRecentKeys  = 1 << 16
 	DefaultBatchMemory = 64 << 20
 	DefaultKeyMaxAge   = time.Second
+
+	DefaultAcceptLatency = 100 * time.Millisecond
 )
 
 // Options configures an API. Fields without a default are required.
@@ -81,6 +83,8 @@ type Options struct {
 	Messages Messages
 	Operator Operator
 	Auditor  Auditor
+	// Usage is nil where daily quotas hold for this process alone.
+	Usage Usage
 	// Tokens is nil where device tokens are minted elsewhere.
 	Tokens Tokens
 	// Routes are served beside the API's own.
@@ -99,6 +103,12 @@ type Options struct {
 	// KeyMaxAge is after what time a revoked API key stops to work. Each key in use is looked up
 	// twice in that time. Default 1 s.
 	KeyMaxAge time.Duration
+	// AdmissionWait is how long a message over its client's rate waits before it is refused.
+	AdmissionWait time.Duration
+	// AcceptLatency is how long it should take at most, on average, to make a message durable. The server
+	// takes so many messages at one time as it can at about that latency, and refuses more, those of lower
+	// tiers first. Default 100 ms.
+	AcceptLatency time.Duration
 
 	// Now is the clock that messages are stamped by. Default time.Now.
 	Now func() time.Time
@@ -127,7 +137,10 @@ type API struct {
 	log         *slog.Logger
 	logged      rate.Sometimes
 	ids         esh3ar.IDs
-	inFlight    atomic.Int64
+	unreported  rate.Sometimes
+	accounts    *accounts
+	load        *load
+	usage       Usage
 	recent      *recentKeys
 	calls       sync.Pool    // of *call
 	batches     sync.Pool    // of *batch
@@ -156,6 +169,8 @@ func New(o Options) (*API, error) {
 		return nil, fmt.Errorf("ingest: negative IdempotencyWindow %s", o.IdempotencyWindow)
 	case o.RecentKeys < 0 || o.BatchMemory < 0 || o.KeyMaxAge < 0:
 		return nil, errors.New("ingest: negative RecentKeys, BatchMemory or KeyMaxAge")
+	case o.AdmissionWait < 0 || o.AcceptLatency < 0:
+		return nil, errors.New("ingest: negative AdmissionWait or AcceptLatency")
 	}
 	if o.RecentKeys == 0 {
 		o.RecentKeys = DefaultRecentKeys
@@ -166,6 +181,9 @@ func New(o Options) (*API, error) {
 	if o.KeyMaxAge == 0 {
 		o.KeyMaxAge = DefaultKeyMaxAge
 	}
+	if o.AcceptLatency == 0 {
+		o.AcceptLatency = DefaultAcceptLatency
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -173,7 +191,8 @@ func New(o Options) (*API, error) {
 		o.Log = slog.Default()
 	}
 	keys := newKeyring(o.Keys, o.KeyMaxAge, o.Now)
-	m, err := newMetrics(o.Metrics, keys.guesses)
+	load := newLoad(o.AcceptLatency)
+	m, err := newMetrics(o.Metrics, keys.guesses, load)
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
@@ -190,6 +209,10 @@ func New(o Options) (*API, error) {
 		metrics:     m,
 		log:         o.Log,
 		logged:      rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		unreported:  rate.Sometimes{First: 1, Interval: time.Minute},
+		accounts:    &accounts{wait: o.AdmissionWait, start: time.Now(), fresh: make(chan struct{}, 1)},
+		load:        load,
+		usage:       o.Usage,
 		recent:      newRecentKeys(o.RecentKeys),
 		batchMemory: o.BatchMemory,
 		jsonType:    []string{"application/json"},
@@ -208,9 +231,14 @@ func New(o Options) (*API, error) {
 	return a, nil
 }
 
-// Run notes the last use of keys until ctx ends.
+// Run notes the last use of keys, follows how fast messages are accepted, and reports what clients use of
+// their quotas, until ctx ends.
 func (a *API) Run(ctx context.Context) error {
-	a.keys.noteUses(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { a.keys.noteUses(ctx) })
+	running.Go(func() { a.load.follow(ctx) })
+	running.Go(func() { a.reportUsage(ctx) })
+	running.Wait()
 	return ctx.Err()
 }
 
@@ -252,6 +280,9 @@ func (a *API) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", retrySeconds(p.retryAfter))
+	}
+	if over, ok := errors.AsType[*overLimit](err); ok {
+		over.standing.tell(h)
 	}
 	w.WriteHeader(p.status)
 	// An error here means that the client has gone; there is nobody to tell.
