@@ -121,6 +121,7 @@ type request struct {
 	query  url.Values
 	body   []byte
 	key    string // the Idempotency-Key, "" for none
+	match  string // the If-Match, "" for none
 	// limit bounds the answer's body, in bytes.
 	limit int64
 }
@@ -141,7 +142,8 @@ func (c *Client) call(ctx context.Context, r request, out any) (attempts int, un
 	return attempts, unknown, err
 }
 
-// once makes one attempt. It returns the header of an answer that is no refusal.
+// once makes one attempt and decodes the answer into out, unless that is nil. It returns the header of an
+// answer that is no refusal.
 func (c *Client) once(ctx context.Context, r request, out any) (http.Header, error) {
 	u := c.base.JoinPath(r.path)
 	u.RawQuery = r.query.Encode()
@@ -162,6 +164,9 @@ func (c *Client) once(ctx context.Context, r request, out any) (http.Header, err
 	if r.key != "" {
 		req.Header.Set("Idempotency-Key", r.key)
 	}
+	if r.match != "" {
+		req.Header.Set("If-Match", r.match)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, &connError{err}
@@ -174,6 +179,9 @@ func (c *Client) once(ctx context.Context, r request, out any) (http.Header, err
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, problemOf(resp, time.Now())
 	}
+	if out == nil {
+		return resp.Header, nil
+	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, r.limit+1))
 	if err != nil {
 		return nil, &connError{err}
@@ -183,6 +191,9 @@ func (c *Client) once(ctx context.Context, r request, out any) (http.Header, err
 	}
 	if err := json.Unmarshal(data, out); err != nil {
 		return nil, fmt.Errorf("the answer (%s) is not the expected JSON: %w", resp.Status, err)
+	}
+	if h, ok := out.(interface{ readHeader(http.Header) }); ok {
+		h.readHeader(resp.Header)
 	}
 	return resp.Header, nil
 }

@@ -21,10 +21,13 @@ import (
 // print, or an exitCode for the rare one that has already said what there is to say.
 type commands struct {
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
+	Balance balanceCmd `cmd:"" help:"Spread requests over several servers."`
 	Send    sendCmd    `cmd:"" help:"Send a message."`
 	Status  statusCmd  `cmd:"" help:"Show what became of a message."`
 	Listen  listenCmd  `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
 	Dlq     dlqCmd     `cmd:"" help:"Work on the dead-letter queue: the messages that were given up."`
+	Clients clientsCmd `cmd:"" help:"Manage business clients and their API keys, as the operator of a server."`
+	Audit   auditCmd   `cmd:"" help:"Show who did what to clients, keys, dead letters and webhooks."`
 	Bench   benchCmd   `cmd:"" help:"Put load on a server and account for every message."`
 	Chaos   chaosCmd   `cmd:"" help:"Break a server of its own in every way and account for every message."`
 	Config  configCmd  `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
