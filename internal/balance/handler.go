@@ -1,0 +1,361 @@
+package balance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/balance/picker"
+)
+
+// handler serves what the front hands over, by the standard library's proxy: HTTP/2, uploads without a
+// length, event streams, WebSockets, HTTP/1.0.
+type handler struct {
+	balancer  *Balancer
+	proxy     *httputil.ReverseProxy
+	transport *http.Transport
+}
+
+type contextKey int
+
+const (
+	forwardedKey contextKey = iota // *forwarded of the connection
+	onceKey                        // true if the connection is here for one request
+	clientKey                      // net.Addr of the client, for the PROXY header
+	streamKey                      // context.CancelFunc's channel: streams end with it
+)
+
+func newHandler(b *Balancer) *handler {
+	h := &handler{balancer: b}
+	o := &b.opts
+	h.transport = &http.Transport{
+		DialContext:           h.dial,
+		DisableCompression:    true,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       o.NodeIdleTimeout,
+		ResponseHeaderTimeout: o.ResponseTimeout,
+		// A connection with a PROXY header is that client's alone.
+		DisableKeepAlives: o.ProxyProtocol,
+	}
+	h.proxy = &httputil.ReverseProxy{
+		Rewrite:       rewrite,
+		Transport:     &roundTripper{b, h.transport},
+		FlushInterval: -1, // at once
+		ErrorHandler:  h.failed,
+		ErrorLog:      slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+		BufferPool:    &bufferPool{sync.Pool{New: func() any { return make([]byte, 32<<10) }}},
+	}
+	return h
+}
+
+func (h *handler) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: h.balancer.opts.ConnectTimeout}
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil || !h.balancer.opts.ProxyProtocol {
+		return c, err
+	}
+	if client, ok := ctx.Value(clientKey).(net.Addr); ok {
+		if err := announce(c, h.balancer.opts.ConnectTimeout, client); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// connContext notes what requests of a connection need to know of it.
+func (h *handler) connContext(ctx context.Context, c net.Conn) context.Context {
+	if handed, ok := c.(*handedConn); ok {
+		ctx = context.WithValue(ctx, onceKey, true)
+		ctx = context.WithValue(ctx, forwardedKey, handed.fwd)
+	} else {
+		ctx = context.WithValue(ctx, forwardedKey, newForwarded(c.RemoteAddr().String(), true, h.balancer.opts.Trusted))
+	}
+	return context.WithValue(ctx, clientKey, c.RemoteAddr())
+}
+
+// ServeHTTP implements http.Handler.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b := h.balancer
+	upgrade := r.Header.Get("Upgrade") != ""
+	if upgrade && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		// Another protocol's requests would go past everything that looks at them.
+		r.Header.Del("Upgrade")
+		upgrade = false
+	}
+	if once, _ := r.Context().Value(onceKey).(bool); once && !upgrade {
+		w.Header().Set("Connection", "close")
+	}
+	switch path.Clean(r.URL.Path) {
+	case "/metrics": // of the node that happened to be picked, and nobody's business here
+		h.tell(w, &problem{status: http.StatusNotFound, code: "no_such_route", detail: "there is no such route", permanent: true})
+		return
+	case "/healthz", "/readyz":
+		b.serveHealth(w, r)
+		return
+	}
+	if r.ContentLength > b.opts.MaxBody {
+		h.tell(w, bodyTooLarge())
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, b.opts.MaxBody)
+	stream := upgrade || strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	if stream {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		stop := context.AfterFunc(b.streams, cancel)
+		defer stop()
+		r = r.WithContext(context.WithValue(ctx, streamKey, true))
+		if upgrade {
+			b.upgrades.Add(1)
+			defer b.upgrades.Done()
+		}
+	}
+	h.proxy.ServeHTTP(w, r)
+}
+
+func (h *handler) tell(w http.ResponseWriter, p *problem) {
+	h.balancer.metrics.problems.WithLabelValues(p.code).Inc()
+	p.serve(w)
+}
+
+// rewrite makes the request that goes to a node. Which one it is, the roundTripper says.
+func rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.Scheme = "http"
+	r.Out.URL.Host = "node"
+	r.Out.Host = r.In.Host
+	if f, ok := r.In.Context().Value(forwardedKey).(*forwarded); ok {
+		f.setOn(r.Out.Header, r.In.Header)
+	}
+	if _, ok := r.In.Header["User-Agent"]; !ok {
+		r.Out.Header.Set("User-Agent", "") // or net/http would add its own
+	}
+}
+
+// failed answers what no node answered.
+func (h *handler) failed(w http.ResponseWriter, r *http.Request, err error) {
+	var p *problem
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		p = bodyTooLarge()
+	case errors.As(err, &p):
+	case r.Context().Err() != nil:
+		return // the client has gone
+	default:
+		p = failed(failure{err: err, sent: true}, safetyOf(r) == once)
+	}
+	h.tell(w, p)
+}
+
+// roundTripper sends a request to a node, and to another one where that is right.
+type roundTripper struct {
+	balancer *Balancer
+	next     http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper. Its error is a *problem unless the client's side failed.
+func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, replayable, err := replay(req)
+	if err != nil {
+		return nil, err
+	}
+	var way attempts
+	way.begin(t.balancer, safetyOf(req))
+	way.stream = req.Context().Value(streamKey) != nil
+	way.affinity = affinityOf(req)
+	var refusal *http.Response
+	for {
+		n := way.next()
+		if n == nil {
+			break
+		}
+		req, sent := onNode(req, n, body)
+		start := time.Now()
+		resp, err := t.next.RoundTrip(req)
+		if err != nil {
+			if req.Context().Err() != nil || errors.As(err, new(*http.MaxBytesError)) {
+				way.done(n, picker.Void, 0)
+				return nil, err
+			}
+			way.done(n, picker.Failed, 0)
+			f := failure{err: err, sent: sent(), timeout: isTimeout(err) || isHeaderTimeout(err)}
+			if way.again(n, f, replayable || !f.sent, false) {
+				continue
+			}
+			return nil, way.problem()
+		}
+		latency := time.Since(start)
+		status, isProblem := resp.StatusCode, resp.Header.Get("Content-Type") == "application/problem+json"
+		start64, whole := peek(resp, isProblem)
+		elsewhere, result := false, resultOf(status)
+		if whole {
+			elsewhere, result = way.judge(status, isProblem, start64)
+		}
+		if !way.stream {
+			way.done(n, result, latency)
+		}
+		again := elsewhere && way.refused(n, replayable)
+		switch {
+		case again:
+			if way.stream {
+				way.done(n, result, latency)
+			}
+			resp.Body.Close() // peek has read all of it
+			refusal = resp
+			continue
+		case way.veiled(status) && !isUnknown(status, isProblem, start64):
+			if way.stream {
+				way.done(n, result, latency)
+			}
+			resp.Body.Close()
+			return nil, failed(failure{sent: true}, true)
+		case way.stream:
+			resp.Body = endsWith(resp.Body, func() { way.done(n, result, latency) })
+		}
+		return resp, nil
+	}
+	if refusal != nil && !way.unknown {
+		return refusal, nil
+	}
+	return nil, way.problem()
+}
+
+// replay takes a short body into memory. It reports whether all of it is there.
+func replay(req *http.Request) (body []byte, replayable bool, err error) {
+	if req.Body == nil || req.Body == http.NoBody || req.ContentLength == 0 {
+		req.Body = nil
+		return nil, true, nil
+	}
+	if req.ContentLength > replayBuffer {
+		return nil, false, nil
+	}
+	body, err = io.ReadAll(io.LimitReader(req.Body, replayBuffer+1))
+	if err != nil {
+		return nil, false, err
+	}
+	if len(body) <= replayBuffer {
+		req.Body.Close()
+		return body, true, nil
+	}
+	req.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(body), req.Body), req.Body}
+	return nil, false, nil
+}
+
+// onNode returns the request as it goes to a node. Sent tells, once the request has ended, whether the
+// node may have got some of it.
+func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent func() bool) {
+	connected := false
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
+	out = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	u := *req.URL
+	u.Host = n.address
+	out.URL = &u
+	if body != nil {
+		out.ContentLength = int64(len(body))
+		out.TransferEncoding = nil
+		out.Body = io.NopCloser(bytes.NewReader(body))
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	}
+	return out, func() bool { return connected }
+}
+
+// peek reads the body of a short problem document, and puts it back. It reports whether it did.
+func peek(resp *http.Response, isProblem bool) ([]byte, bool) {
+	const most = 8 << 10
+	if !isProblem || resp.ContentLength < 0 || resp.ContentLength > most {
+		return nil, false
+	}
+	b, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(b), failingReader{err}), io.NopCloser(nil)}
+		return nil, false
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(b))
+	return b, true
+}
+
+type failingReader struct{ err error }
+
+// Read implements io.Reader.
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
+
+// endsWith calls end once when body is closed. A body that can be written to (a WebSocket) remains so.
+func endsWith(body io.ReadCloser, end func()) io.ReadCloser {
+	once := sync.OnceFunc(end)
+	if rwc, ok := body.(io.ReadWriteCloser); ok {
+		return &endingReadWriter{rwc, once}
+	}
+	return &endingReader{body, once}
+}
+
+type endingReader struct {
+	io.ReadCloser
+	end func()
+}
+
+// Close implements io.Closer.
+func (b *endingReader) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
+}
+
+type endingReadWriter struct {
+	io.ReadWriteCloser
+	end func()
+}
+
+// Close implements io.Closer.
+func (b *endingReadWriter) Close() error {
+	b.end()
+	return b.ReadWriteCloser.Close()
+}
+
+// affinityOf returns what must meet at one node: the requests of one caller to a hub, where negotiation, connection
+// and long polls belong together.
+func affinityOf(r *http.Request) uint64 {
+	if !strings.HasPrefix(path.Clean(r.URL.Path), "/hubs/") {
+		return 0
+	}
+	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if token == "" {
+		q, err := url.ParseQuery(r.URL.RawQuery)
+		if token = q.Get("access_token"); err != nil || token == "" {
+			return 0
+		}
+	}
+	return picker.Affinity(token)
+}
+
+// isHeaderTimeout reports whether a transport gave up waiting for an answer.
+func isHeaderTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// bufferPool lends the proxy its buffers.
+type bufferPool struct{ pool sync.Pool }
+
+// Get implements httputil.BufferPool.
+func (p *bufferPool) Get() []byte { return p.pool.Get().([]byte) }
+
+// Put implements httputil.BufferPool.
+func (p *bufferPool) Put(b []byte) { p.pool.Put(b) } //nolint:staticcheck // SA6002: the interface takes the slice
