@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/ingest"
 )
 
 // Config is every option of a server. DefaultConfig returns one that works; Validate says what is
@@ -34,6 +36,9 @@ type Config struct {
 	AdminKey     Secret `name:"admin-key" group:"Identity" placeholder:"KEY" help:"Key of the admin API; generated into the data directory if empty. All nodes of a deployment need the same."`
 	JWTSecret    Secret `name:"jwt-secret" group:"Identity" placeholder:"SECRET" help:"HS256 secret of device tokens; generated into the data directory if empty."`
 
+	AcceptLatency time.Duration `name:"accept-latency" group:"Admission" help:"How long it should take to make a message durable, on average. So many messages are taken at one time as can be at about that latency; more get 503, lower tiers first."`
+	AdmissionWait time.Duration `name:"admission-wait" group:"Admission" help:"How long a request over its client's rate waits before it gets 429; 0 for not at all."`
+
 	Data              string        `name:"data" group:"Storage" help:"Data directory: the journal, the embedded store and generated secrets."`
 	Store             StoreURL      `name:"store" group:"Storage" placeholder:"URL" help:"Message store: sqlite:PATH or postgres://…; empty for a SQLite file in the data directory."`
 	Shards            int           `name:"shards" group:"Storage" help:"Number of shards. Fixed when a deployment is created."`
@@ -54,6 +59,12 @@ type Config struct {
 	TierWeights    TierWeights   `name:"tier-weights" group:"Delivery" help:"Shares of dispatch that the tiers get when all of them have more to do; within a tier clients share evenly."`
 	DispatchMemory Bytes         `name:"dispatch-memory" group:"Delivery" help:"Memory for messages that are read and not yet stored; beyond it dispatch stops reading ahead. At most a quarter of the memory limit is used."`
 
+	WebhookAllow        []string      `name:"webhook-allow" group:"Webhooks" placeholder:"CIDR" help:"Networks that are not public and that webhooks may call all the same, such as 10.1.0.0/16; a loopback network also allows http:// there."`
+	WebhookRequests     int           `name:"webhook-requests" group:"Webhooks" help:"Requests to webhooks under way at one time, over all endpoints."`
+	WebhookTimeout      time.Duration `name:"webhook-timeout" group:"Webhooks" help:"How long a webhook may take to answer, to the last byte."`
+	WebhookRetryFor     time.Duration `name:"webhook-retry-for" group:"Webhooks" help:"How long an event that a webhook refuses is tried again."`
+	WebhookDisableAfter time.Duration `name:"webhook-disable-after" group:"Webhooks" help:"How long every request to a webhook may fail until it is disabled."`
+
 	LogLevel    slog.Level `name:"log-level" group:"Process" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat   string     `name:"log-format" group:"Process" help:"Form of the log: text or json."`
 	GCPercent   int        `name:"gc-percent" group:"Process" help:"Heap growth, in percent, between two garbage collections; 0 leaves it to GOGC."`
@@ -68,6 +79,9 @@ func DefaultConfig() Config {
 		BodyTimeout:   30 * time.Second,
 		IdleTimeout:   2 * time.Minute,
 		DrainTimeout:  20 * time.Second,
+
+		AcceptLatency: ingest.DefaultAcceptLatency,
+		AdmissionWait: 50 * time.Millisecond,
 
 		Data:              "data",
 		Shards:            2,
@@ -87,6 +101,11 @@ func DefaultConfig() Config {
 		Window:         100,
 		TierWeights:    TierWeights{16, 4, 1},
 		DispatchMemory: 256 << 20,
+
+		WebhookRequests:     256,
+		WebhookTimeout:      15 * time.Second,
+		WebhookRetryFor:     72 * time.Hour,
+		WebhookDisableAfter: 72 * time.Hour,
 
 		LogLevel:  slog.LevelInfo,
 		LogFormat: "text",
@@ -145,6 +164,9 @@ func (c *Config) Validate() error {
 	check(c.AdminKey == "" || len(c.AdminKey) >= minAdminKey && isKey(string(c.AdminKey)), "admin-key", c.AdminKey,
 		"must be %d to 256 visible ASCII characters", minAdminKey)
 
+	atLeast("accept-latency", c.AcceptLatency, time.Millisecond)
+	check(c.AdmissionWait >= 0 && c.AdmissionWait <= 5*time.Second, "admission-wait", c.AdmissionWait, "must lie between 0s and 5s")
+
 	check(strings.TrimSpace(c.Data) != "", "data", c.Data, "must name a directory")
 	fault := c.Store.fault()
 	check(fault == "", "store", c.Store, "%s", fault)
@@ -168,6 +190,15 @@ func (c *Config) Validate() error {
 		check(w >= 1 && w <= 1000, "tier-weights", c.TierWeights, "must give every tier between 1 and 1000")
 	}
 	size("dispatch-memory", c.DispatchMemory, esh3ar.MaxBatchBytes)
+
+	for _, n := range c.WebhookAllow {
+		_, err := netip.ParsePrefix(n)
+		check(err == nil, "webhook-allow", n, "must be a network, as in 10.1.0.0/16")
+	}
+	between("webhook-requests", c.WebhookRequests, 1, 10000)
+	atLeast("webhook-timeout", c.WebhookTimeout, time.Millisecond)
+	atLeast("webhook-retry-for", c.WebhookRetryFor, time.Second)
+	atLeast("webhook-disable-after", c.WebhookDisableAfter, time.Second)
 
 	check(c.LogFormat == "text" || c.LogFormat == "json", "log-format", c.LogFormat, "must be text or json")
 	between("gc-percent", c.GCPercent, 0, 10000)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -24,6 +25,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 	"github.com/esh3artech/esh3ar/internal/notify"
+	"github.com/esh3artech/esh3ar/internal/notify/webhook"
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/breaker"
 	"github.com/esh3artech/esh3ar/signalr"
@@ -48,7 +50,8 @@ const settle = 200 * time.Millisecond
 //	   │ append     │ read       │ commit     │ status of a message
 //	   ▼            ▼            ▼            ▼
 //	journal.Appender ► jetstream.Log   sqlite.Store ──► notify.Service ──► /v1/events (through ingest.API),
-//	                     │                                                /hubs/business
+//	                     │                                    │           /hubs/business
+//	                     │                                    └─► webhook.Service ──► clients' endpoints
 //	                cluster.Server (embedded NATS)
 type Node struct {
 	cfg Config
@@ -62,6 +65,7 @@ type Node struct {
 	appender *journal.Appender
 	dispatch *dispatch.Dispatcher
 	notify   *notify.Service
+	webhooks *webhook.Service
 	api      *ingest.API
 	signalr  *signalr.Server
 	hub      *hub.Hub
@@ -146,6 +150,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}); err != nil {
 		return n, err
 	}
+	if err := n.newWebhooks(registry); err != nil {
+		return n, err
+	}
 	if n.dispatch, err = dispatch.New(dispatch.Options{
 		Log: n.journal, Store: n.guarded, Shards: cfg.Shards,
 		Params: delivery.Params{
@@ -157,7 +164,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		Weights:       fair.Weights(cfg.TierWeights),
 		Memory:        max(int64(plan.dispatch)/int64(cfg.Shards), 1<<20),
 		Tight:         n.memory.tight,
-		AppendTimeout: 2 * cfg.PublishTimeout,
+		AppendTimeout: 2*cfg.PublishTimeout + cfg.AdmissionWait,
 		JournalKeep:   cfg.JournalKeep,
 		Busy:          n.accepting.busy,
 		Committed:     n.notify.Committed,
@@ -181,9 +188,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	api, err := ingest.New(ingest.Options{
 		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Auditor: n.guarded, Tokens: tokens,
-		Routes: append([]ingest.Route{
+		Routes: slices.Concat([]ingest.Route{
 			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
-		}, n.adminRoutes(admins)...),
+		}, n.webhookRoutes(), n.adminRoutes(admins)),
+		Usage: n.guarded, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
 		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {

@@ -39,6 +39,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(n.front.Run)
 	g.Go(n.serve)
 	g.Go(func() error { return n.notify.Run(dispatchCtx) })
+	g.Go(func() error { return n.webhooks.Run(dispatchCtx) })
 	g.Go(func() error { return n.api.Run(dispatchCtx) })
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })

@@ -45,7 +45,7 @@ const system = "system"
 
 // Route is a route of the API.
 type Route struct {
-	// Pattern is the path as http.ServeMux takes it, Methods are those that it takes.
+	// Pattern is the path as http.ServeMux takes it, Methods are those that it takes; GET stands for HEAD, too.
 	Pattern string
 	Methods []string
 	// Serve answers a request, or returns how it is refused: an error that is an *esh3ar.Error or wraps
@@ -55,10 +55,10 @@ type Route struct {
 
 // Routes returns the routes of the API.
 func (s *Service) Routes() []Route {
-	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
+	get, post := []string{http.MethodGet}, []string{http.MethodPost}
 	return []Route{
-		{"/v1/webhooks", []string{http.MethodGet, http.MethodHead, http.MethodPost}, s.serveAll},
-		{"/v1/webhooks/{id}", []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch}, s.serveOne},
+		{"/v1/webhooks", []string{http.MethodGet, http.MethodPost}, s.serveAll},
+		{"/v1/webhooks/{id}", []string{http.MethodDelete, http.MethodGet, http.MethodPatch}, s.serveOne},
 		{"/v1/webhooks/{id}/deliveries", get, s.serveDeliveries},
 		{"/v1/webhooks/{id}/enable", post, s.serveEnable},
 		{"/v1/webhooks/{id}/replay", post, s.serveReplay},
