@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -159,8 +158,7 @@ type script struct {
 	in    io.WriteCloser
 	lines chan string // of its standard output; closed at its end
 	err   error       // how it ended; to be read after that
-	logMu sync.Mutex
-	log   strings.Builder // everything it said
+	log   transcript  // everything it said
 }
 
 // example starts a script of an example. It is ended with the test.
@@ -177,14 +175,14 @@ func example(t *testing.T, folder string, env []string, args ...string) *script 
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd.Stderr = p
+	p.cmd.Stderr = &p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
 		defer close(p.lines)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
-			_, _ = p.Write(append(lines.Bytes(), '\n'))
+			_, _ = p.log.Write(append(lines.Bytes(), '\n')) // it cannot fail
 			p.lines <- lines.Text()
 		}
 		p.err = p.cmd.Wait()
@@ -200,13 +198,6 @@ func (p *script) kill() {
 	}
 }
 
-// Write keeps what the script says.
-func (p *script) Write(b []byte) (int, error) {
-	p.logMu.Lock()
-	defer p.logMu.Unlock()
-	return p.log.Write(b)
-}
-
 // next returns the script's next line.
 func (p *script) next() string {
 	p.t.Helper()
@@ -219,8 +210,6 @@ func (p *script) next() string {
 		}
 	case <-deadline.C:
 	}
-	p.logMu.Lock()
-	defer p.logMu.Unlock()
 	p.t.Fatalf("%s has nothing more to say:\n%s", p.name, p.log.String())
 	return ""
 }

@@ -10,7 +10,8 @@
 //	     ◄─counts── both, while it runs
 //	     ◄─ledgers─ both, at the end ──► Account ──► Report
 //
-// The generator shares its machine with the server under test, so its two hot paths are written for
-// little work rather than for generality: requests are built once and patched, and the device side
-// speaks just enough WebSocket and SignalR for one hub.
+// The generator shares its machine with the server under test, so its hot paths are written for little
+// work rather than for generality: requests are built once and patched. A device's connection is a
+// link: the project's own SignalR client, or a reader that speaks just enough WebSocket and SignalR for
+// one hub and shares no code with the server.
 package loadgen
