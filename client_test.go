@@ -24,24 +24,6 @@ func TestTiers(t *testing.T) {
 	}
 }
 
-func TestKeys(t *testing.T) {
-	a, b := NewKey(), NewKey()
-	if a == b || !strings.HasPrefix(a, KeyPrefix) || len(a) != len(KeyPrefix)+32 {
-		t.Errorf("keys %q and %q", a, b)
-	}
-	hash := HashKey(a)
-	if hash == HashKey(b) || hash != HashKey(a) {
-		t.Error("hashes do not tell keys apart")
-	}
-	hint := KeyHint(a)
-	if !strings.HasPrefix(a, strings.TrimSuffix(hint, "…")) || len(hint) > len(KeyPrefix)+4+len("…") {
-		t.Errorf("hint %q of %q", hint, a)
-	}
-	if hint := KeyHint("short-secret"); hint != "…" {
-		t.Errorf("hint of a short key tells %q", hint)
-	}
-}
-
 func TestError(t *testing.T) {
 	cause := errors.New("disk on fire")
 	base := Errorf(KindUnavailable, "busy", "too busy for %d", 7)
@@ -66,5 +48,53 @@ func TestError(t *testing.T) {
 	}
 	if KindInsufficientStorage.String() != "insufficient_storage" || Kind(200).String() != "kind(200)" {
 		t.Error("kinds and names do not match")
+	}
+}
+
+func TestCheckClient(t *testing.T) {
+	good := Client{
+		ID: "a-b_c.9", Name: "متجر Größe", Tier: TierBronze, Rate: MaxRate, Burst: MaxRate, DailyQuota: MaxDailyQuota,
+		Recipients: "+962* shop-*", Scopes: AllScopes,
+	}
+	if err := good.Check(); err != nil {
+		t.Error(err)
+	}
+	wantFaults(t, (&Client{}).Check(), "/id bad_client_id", "/name bad_name")
+	bad := Client{
+		ID: "Alice", Name: " a", Tier: Tiers, Rate: -1, Burst: MaxRate + 1, DailyQuota: -5, Recipients: "a\x00", Scopes: 1 << 30,
+	}
+	err := bad.Check()
+	wantFaults(t, err, "/burst out_of_range", "/daily_quota out_of_range", "/id bad_client_id", "/name bad_name", "/rate out_of_range",
+		"/recipients bad_recipients", "/scopes unknown_scope", "/tier unknown_tier")
+	if KindOf(err) != KindInvalid || !strings.Contains(err.Error(), "/rate") || !strings.Contains(err.Error(), "; ") {
+		t.Errorf("%v", err)
+	}
+	bad = good
+	bad.Rate = 0
+	wantFaults(t, bad.Check(), "/burst burst_without_rate")
+	for id, ok := range map[string]bool{
+		"a": true, "0": true, strings.Repeat("a", MaxClientID): true,
+		"": false, "-a": false, ".": false, "_": false, "a/b": false, "A": false, "ä": false, "a b": false, strings.Repeat("a", MaxClientID+1): false,
+	} {
+		if IsClientID(id) != ok {
+			t.Errorf("%.70q: %v", id, !ok)
+		}
+	}
+}
+
+func TestFaults(t *testing.T) {
+	var f Faults
+	if f.Err() != nil {
+		t.Error("no faults are an error")
+	}
+	f.Join("/a", nil)
+	f.Join("/a", Errorf(KindForbidden, "no", "not that"))
+	f.Join("/b", fmt.Errorf("wrapped: %w", Errorf(KindConflict, "there", "already there")))
+	f.Join("/c", errors.New("secret"))
+	if len(f) != 3 || f[0].Pointer != "/a" || f[1].Code != "there" || f[2].Code != "invalid" || f[2].Message == "secret" {
+		t.Errorf("%+v", f)
+	}
+	if KindOf(fmt.Errorf("wrapped: %w", f.Err())) != KindForbidden {
+		t.Error("the kind is not the first fault's")
 	}
 }
