@@ -74,6 +74,7 @@ type Health struct {
 
 	mu       sync.Mutex
 	checks   []namedCheck
+	load     func() Load
 	draining bool
 
 	// running is held while the checks run, so that they run once for all who ask.
@@ -91,6 +92,16 @@ type namedCheck struct {
 type Report struct {
 	Status Status            `json:"status"`
 	Checks map[string]Result `json:"checks"`
+	Load   *Load             `json:"load,omitempty"`
+}
+
+// Load is how much the process has to do, for whoever spreads requests over several.
+type Load struct {
+	// Free is the share of its capacity that is free, from 0 to 1.
+	Free float64 `json:"free"`
+	// InFlight is how many requests are being worked on, Limit how many may be before more are refused.
+	InFlight int64 `json:"in_flight"`
+	Limit    int64 `json:"limit"`
 }
 
 // Result is what one check said. Detail is fit to be shown to anybody; the whole error is in the log.
@@ -134,6 +145,13 @@ func (h *Health) Add(name string, check Check) {
 	h.checks = append(h.checks, namedCheck{name, check})
 }
 
+// TellLoad has reports tell the load as f returns it. F is called from any goroutine.
+func (h *Health) TellLoad(f func() Load) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.load = f
+}
+
 // Drain makes the process unavailable from now on: it is about to stop. Balancers then send their
 // requests elsewhere while it finishes what it has.
 func (h *Health) Drain() {
@@ -152,6 +170,10 @@ func (h *Health) Ready(ctx context.Context) Report {
 	r := h.report
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.load != nil {
+		load := h.load()
+		r.Load = &load
+	}
 	if h.draining {
 		r.Status = Unavailable
 		r.Checks = maps.Clone(r.Checks)

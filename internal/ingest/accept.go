@@ -112,6 +112,15 @@ func (a *API) submit(ctx context.Context, c *call, client *grant, h http.Header)
 // that is their rate times their latency, so it rises when the machine cannot keep up.
 func (a *API) InFlight() int64 { return a.load.calls.Load() }
 
+// Load returns how many messages are under way to the journal, and how many may be before more of the highest
+// tier are refused.
+func (a *API) Load() (inFlight, limit int64) {
+	for t := range a.load.limits {
+		limit = max(limit, a.load.limits[t].Load())
+	}
+	return a.load.inFlight(), limit
+}
+
 // stamp returns the time of acceptance, to the microsecond that is kept.
 func (a *API) stamp() time.Time { return a.now().UTC().Truncate(time.Microsecond) }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/esh3artech/esh3ar/internal/peer"
 )
 
 // Front takes the connections of a server. It serves plain posts of messages itself, which is most of
@@ -48,6 +50,8 @@ type FrontOptions struct {
 	// BodyTimeout the same for its body; IdleTimeout is how long a connection may wait for a request, and
 	// a client for reading an answer. They are kept to within a second.
 	HeaderTimeout, BodyTimeout, IdleTimeout time.Duration
+	// Trusted are the proxies whose X-Forwarded-For is believed; may be nil.
+	Trusted peer.Trusted
 	// Metrics takes the Front's metrics.
 	Metrics prometheus.Registerer
 }
@@ -123,7 +127,7 @@ func (f *Front) take() error {
 			continue
 		}
 		pause = 0
-		fc := &frontConn{Conn: c, front: f, remote: c.RemoteAddr().String(), header: make(http.Header, 4)}
+		fc := &frontConn{Conn: c, front: f, header: make(http.Header, 5)}
 		fc.enter(phaseHeader, time.Now())
 		if !f.add(fc) {
 			c.Close()

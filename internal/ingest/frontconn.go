@@ -36,14 +36,15 @@ const (
 type frontConn struct {
 	net.Conn
 	front  *Front
-	remote string // the network address of the client
+	peer   string // the network address of the other end
+	remote string // the network address of the client, as of the request at hand
 
 	// state is the phase in the low three bits and when it began, in milliseconds since 1970, above.
 	state atomic.Int64
 
 	buf    []byte      // read and not yet worked off
 	header http.Header // the fields that count, of the request at hand
-	values [4][1]string
+	values [5][1]string
 	served bool // a request
 
 	// lastAuth is the Authorization field that keyHash was computed from: a client sends the same one
@@ -73,6 +74,7 @@ func (c *frontConn) serve() {
 			c.Conn.Close()
 		}
 	}()
+	c.peer = c.Conn.RemoteAddr().String()
 	c.buf = make([]byte, 0, frontBuffer)
 	for {
 		h, verdict := readHead(c.buf, c)
@@ -156,6 +158,7 @@ func (c *frontConn) post(h head) bool {
 // submit is what accept does before the answer, over the connection's header.
 func (c *frontConn) submit(k *call) (acceptance, error) {
 	a := c.front.api
+	c.remote = c.front.opts.Trusted.Client(c.peer, c.header)
 	if auth := c.header["Authorization"]; len(auth) != 1 || auth[0] != c.lastAuth || c.lastAuth == "" {
 		hash, err := apiKeyHash(c.header)
 		if err != nil {
@@ -300,6 +303,10 @@ func readHead(b []byte, c *frontConn) (head, verdict) {
 			if !c.note(3, "Traceparent", value) {
 				return head{}, headOther
 			}
+		case fieldForwarded:
+			if !c.note(4, "X-Forwarded-For", value) {
+				return head{}, headOther
+			}
 		case fieldConnection:
 			if !bytes.EqualFold(value, []byte("keep-alive")) {
 				return head{}, headOther
@@ -340,6 +347,7 @@ const (
 	fieldKey
 	fieldTrace
 	fieldConnection
+	fieldForwarded
 )
 
 // fieldOf tells the fields that matter from those that do not.
@@ -381,6 +389,9 @@ func fieldOf(name []byte) field {
 	case 15:
 		if is("Idempotency-Key") {
 			return fieldKey
+		}
+		if is("X-Forwarded-For") {
+			return fieldForwarded
 		}
 	case 16:
 		if is("Content-Encoding") || is("Proxy-Connection") {

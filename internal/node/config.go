@@ -14,6 +14,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/ingest"
+	"github.com/esh3artech/esh3ar/internal/peer"
 )
 
 // Config is every option of a server. DefaultConfig returns one that works; Validate says what is
@@ -26,6 +27,7 @@ type Config struct {
 	Listen         string        `name:"listen" group:"Network" help:"Address to serve on; port 0 takes a free one."`
 	DebugListen    string        `name:"debug-listen" group:"Network" placeholder:"HOST:PORT" help:"Address to serve the Go profiler on; empty for none. Keep it private."`
 	AllowedOrigins []string      `name:"allowed-origins" group:"Network" placeholder:"ORIGIN" help:"Web origins whose pages may call the hubs and the API, such as https://app.example.com; * for any."`
+	TrustedProxies []string      `name:"trusted-proxies" group:"Network" placeholder:"CIDR" help:"Networks of proxies and balancers whose X-Forwarded-For and PROXY protocol (version 1 or 2) are believed; who guesses API keys is slowed down by that address."`
 	MaxConnections int           `name:"max-connections" group:"Network" help:"Connections open at one time; 0 takes what the process's file limit allows."`
 	HeaderTimeout  time.Duration `name:"header-timeout" group:"Network" help:"How long a client may take to send a request's header."`
 	BodyTimeout    time.Duration `name:"body-timeout" group:"Network" help:"How long a client may take to send a request's body."`
@@ -152,6 +154,10 @@ func (c *Config) Validate() error {
 	}
 	for _, o := range c.AllowedOrigins {
 		check(o == "*" || isOrigin(o), "allowed-origins", o, "must be * or a scheme and a host, as in https://app.example.com")
+	}
+	for _, s := range c.TrustedProxies {
+		_, err := peer.ParseTrusted([]string{s})
+		check(err == nil, "trusted-proxies", s, "must be a network or an address, as in 10.0.0.0/8")
 	}
 	check(c.MaxConnections >= 0, "max-connections", c.MaxConnections, "must be 0 or more")
 	atLeast("header-timeout", c.HeaderTimeout, time.Millisecond)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/esh3artech/esh3ar/internal/apidoc"
 	"github.com/esh3artech/esh3ar/internal/ingest"
+	"github.com/esh3artech/esh3ar/internal/peer"
 )
 
 // spareFiles are the descriptors that connections must leave for the journal, the store and the rest.
@@ -36,10 +37,15 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		}
 		most = max(most-spareFiles, 64)
 	}
-	n.listener = netutil.LimitListener(l, most)
+	trusted, err := peer.ParseTrusted(n.cfg.TrustedProxies)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	n.listener = trusted.Listener(netutil.LimitListener(l, most), n.cfg.HeaderTimeout)
 	n.front = ingest.NewFront(api, n.listener, ingest.FrontOptions{
 		HeaderTimeout: n.cfg.HeaderTimeout, BodyTimeout: n.cfg.BodyTimeout, IdleTimeout: n.cfg.IdleTimeout,
-		Metrics: n.health.Registry(),
+		Trusted: trusted, Metrics: n.health.Registry(),
 	})
 
 	mux, err := n.routes(api)
@@ -47,7 +53,7 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		return err
 	}
 	n.http = &http.Server{
-		Handler:           mux,
+		Handler:           trusted.Handler(mux),
 		ReadHeaderTimeout: n.cfg.HeaderTimeout,
 		ReadTimeout:       n.cfg.HeaderTimeout + n.cfg.BodyTimeout,
 		IdleTimeout:       n.cfg.IdleTimeout,

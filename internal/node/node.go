@@ -249,6 +249,7 @@ func (n *Node) positions(ctx context.Context) (map[journal.Partition]uint64, err
 
 // addChecks says what /readyz looks at.
 func (n *Node) addChecks() {
+	n.health.TellLoad(n.load)
 	n.health.Add("store", func(ctx context.Context) error {
 		// Accepting goes on without the store.
 		return health.Degrade(n.store.Ping(ctx))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/health"
 )
 
 // pressure tells whether accepting keeps the machine busy: it smooths the number of messages that are
@@ -21,9 +23,22 @@ const (
 	// pressureBusy is the number of messages at one time from which on the machine counts as busy with
 	// accepting. At 20,000 a second it means a latency of 12 ms.
 	pressureBusy = 256
+	// freeWhenTight is the most that counts as free while memory is tight.
+	freeWhenTight = 0.25
 )
 
 func (p *pressure) busy() bool { return p.level.Load() > pressureBusy*1000 }
+
+// load is what balancers spread requests by. Accepting counts against its limit, which follows the latency; a
+// server that is short of memory has little free whatever that says.
+func (n *Node) load() health.Load {
+	inFlight, limit := n.api.Load()
+	free := 1 - float64(n.accepting.level.Load())/1000/float64(max(limit, 1))
+	if n.memory.tight() {
+		free = min(free, freeWhenTight)
+	}
+	return health.Load{Free: max(free, 0), InFlight: inFlight, Limit: limit}
+}
 
 // run keeps the level up to date until ctx ends.
 func (p *pressure) run(ctx context.Context) error {

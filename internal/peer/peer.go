@@ -67,6 +67,9 @@ func addrOf(a net.Addr) (netip.Addr, bool) {
 // if the peer is, else the peer itself. Remote is an http.Request's RemoteAddr, and what is returned has that form; the port is 0
 // where it is not known.
 func (t Trusted) Client(remote string, h http.Header) string {
+	if len(t) == 0 {
+		return remote
+	}
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil || !t.Has(ap.Addr()) {
 		return remote
