@@ -35,7 +35,7 @@ func TestExamples(t *testing.T) {
 	defer pages.Close()
 
 	dir := t.TempDir()
-	options := []string{"--ack-timeout", "300ms", "--backoff-base", "50ms", "--allowed-origins", pages.URL}
+	options := []string{"--ack-timeout", "300ms", "--backoff-base", "50ms", "--allowed-origins", pages.URL, "--webhook-allow", "127.0.0.0/8"}
 	s := start(t, dir, options...)
 	env := []string{"ESH3AR_URL=" + s.url, "ESH3AR_API_KEY=" + apiKey, "ESH3AR_CURSOR_FILE=" + filepath.Join(t.TempDir(), "cursor")}
 
@@ -86,6 +86,26 @@ func TestExamples(t *testing.T) {
 	id = send("layla", markup)
 	shows(id, markup)
 	follow.await(id + " delivered")
+
+	// A receiver of webhooks is told the same, and believes nobody else.
+	hook := example(t, "node-business", env, "dist/webhook.js")
+	receiver := strings.Fields(hook.await("listening on "))[2]
+	resp, err := http.Post(receiver, "application/json", strings.NewReader(`{"type":"message.read","data":{"id":"forged","status":"read","status_seq":9}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("a forged webhook is answered with %s", resp.Status)
+	}
+	id = send("amina", "told by webhook")
+	device.await(id)
+	hook.await(id + " delivered")
+	hook.signal(syscall.SIGTERM)
+	hook.end()
+	if out := hook.log.String(); strings.Contains(out, "forged") || !strings.Contains(out, "refused: ") {
+		t.Errorf("the receiver of webhooks says\n%s", out)
+	}
 
 	// A repeat is shown once. A device that is stopped finds a message and its repetition when it goes on.
 	device.signal(syscall.SIGSTOP)
