@@ -134,7 +134,7 @@ func newService(t *testing.T, change ...func(*Options)) *service {
 	must(err)
 	o := Options{
 		Keys: s.store, Journal: appender, Messages: s.store, Operator: noOperator{}, Auditor: s.store, Tokens: s.tokens, Shards: testShards,
-		IdempotencyWindow: 24 * time.Hour, Metrics: s.metrics, Log: slog.New(slog.NewTextHandler(s.logged, nil)),
+		Usage: s.store, IdempotencyWindow: 24 * time.Hour, Metrics: s.metrics, Log: slog.New(slog.NewTextHandler(s.logged, nil)),
 	}
 	for _, c := range change {
 		c(&o)

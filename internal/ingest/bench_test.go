@@ -16,17 +16,26 @@ import (
 
 const (
 	benchKey  = "esh_benchmark"
+	ratedKey  = "esh_ratelimit" // of a client that may send two messages at once, and then one a second
+	quotaKey  = "esh_dailylimi" // of one that may send two a day
 	benchBody = `{"to":"+962791234567","type":"otp","content":"Your code is 482913. It is valid for five minutes; do not share it with anyone."}`
 )
 
-// oneKey is Keys with a single client.
+// oneKey is Keys with a single client without limits, and one for each kind of limit.
 type oneKey struct{}
 
 func (oneKey) ClientByKey(_ context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error) {
-	if hash != esh3ar.HashKey(benchKey) {
+	c := esh3ar.Client{ID: "bench", Name: "Benchmark", Tier: esh3ar.TierSilver, Scopes: esh3ar.AllScopes}
+	switch hash {
+	case esh3ar.HashKey(benchKey):
+	case esh3ar.HashKey(ratedKey):
+		c.ID, c.Rate, c.Burst = "rated", 1, 2
+	case esh3ar.HashKey(quotaKey):
+		c.ID, c.DailyQuota = "quota", 2
+	default:
 		return esh3ar.APIKey{}, esh3ar.Client{}, store.ErrNotFound
 	}
-	return esh3ar.APIKey{Hash: hash, Client: "bench"}, esh3ar.Client{ID: "bench", Name: "Benchmark", Tier: esh3ar.TierSilver, Scopes: esh3ar.AllScopes}, nil
+	return esh3ar.APIKey{Hash: hash, Client: c.ID}, c, nil
 }
 
 func (oneKey) TouchKeys(context.Context, map[[32]byte]time.Time) error { return nil }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -67,10 +68,24 @@ type outcome struct {
 	kind   string // Content-Type
 	code   string // of a problem
 	closed bool   // the server ended the connection after it
+	limits string // the RateLimit fields, but for the times, and whether there is a Retry-After
 }
 
 func (o outcome) String() string {
-	return fmt.Sprintf("%d %s %s closed=%v", o.status, o.kind, o.code, o.closed)
+	return fmt.Sprintf("%d %s %s closed=%v%s", o.status, o.kind, o.code, o.closed, o.limits)
+}
+
+// limitsOf tells what must be the same of the fields about limits.
+func limitsOf(h http.Header) (s string) {
+	for _, name := range []string{"RateLimit-Policy", "RateLimit"} {
+		if v := h.Get(name); v != "" {
+			s += " " + name + ": " + regexp.MustCompile(`t=\d+`).ReplaceAllString(v, "t=#")
+		}
+	}
+	if h.Get("Retry-After") != "" {
+		s += " Retry-After"
+	}
+	return s
 }
 
 // ask sends raw bytes on a connection of their own, in the given pieces, and returns the outcomes of all
@@ -106,15 +121,15 @@ func ask(t testing.TB, address string, pieces ...string) []outcome {
 		if resp.StatusCode == http.StatusAccepted && (resp.Header.Get("Location") == "" || resp.Header.Get("Date") == "" || resp.ContentLength < 0) {
 			t.Errorf("incomplete answer: %v", resp.Header)
 		}
-		all = append(all, outcome{resp.StatusCode, resp.Header.Get("Content-Type"), p.Code, resp.Close})
+		all = append(all, outcome{resp.StatusCode, resp.Header.Get("Content-Type"), p.Code, resp.Close, limitsOf(resp.Header)})
 	}
 }
 
 // Front and net/http must say the same to every request, whoever of them serves it.
 func TestFrontAgreesWithNetHTTP(t *testing.T) {
-	a := benchAPI(t)
-	plain, _ := serveFront(t, a, false, patient)
-	front, _ := serveFront(t, a, true, patient)
+	// One API each, so that what one of them takes of a client's limits is not missing to the other.
+	plain, _ := serveFront(t, benchAPI(t), false, patient)
+	front, _ := serveFront(t, benchAPI(t), true, patient)
 	good := post(goodHead, benchBody)
 	with := func(fields string) string { return post(goodHead+fields, benchBody) }
 	without := func(line string) string { return strings.Replace(good, line, "", 1) }
@@ -181,6 +196,8 @@ func TestFrontAgreesWithNetHTTP(t *testing.T) {
 		"cut in the line":        good[:20],
 		"cut in the header":      good[:80],
 		"cut in the body":        good[:len(good)-10],
+		"over the rate":          strings.Repeat(strings.ReplaceAll(good, benchKey, ratedKey), 3),
+		"over the quota":         strings.Repeat(strings.ReplaceAll(good, benchKey, quotaKey), 3),
 		"TLS":                    "\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03",
 	}
 	for name, raw := range requests {
