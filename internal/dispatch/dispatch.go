@@ -98,7 +98,8 @@ type Options struct {
 	// Committed, if set, is told of each transaction of a shard that is stored, so that whoever follows its
 	// events can read them. It must not block.
 	Committed func(shard uint16)
-	// Weights are the tiers' shares of the workers when all of them have more to do. Default 16, 4 and 1.
+	// Weights are the tiers' shares of the workers when all of them have more to do. Default
+	// fair.DefaultWeights.
 	Weights fair.Weights
 	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
 	Workers int
@@ -122,7 +123,7 @@ func (o *Options) setDefaults(procs int) error {
 	setDefault(&o.JournalKeep, 10*time.Minute)
 	setDefault(&o.YieldPace, 2500)
 	setDefault(&o.YieldLag, 15*time.Second)
-	setDefault(&o.Weights, fair.Weights{16, 4, 1})
+	setDefault(&o.Weights, fair.DefaultWeights())
 	for _, w := range o.Weights {
 		if w < 1 {
 			return errors.New("dispatch: every tier's weight must be positive")

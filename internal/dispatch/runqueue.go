@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 
 	"github.com/esh3artech/esh3ar/internal/delivery"
@@ -148,6 +149,7 @@ func (d *Dispatcher) work() {
 		var cost int
 		out, cost = t.r.run(t.flow, out)
 		d.runq.done(t, cost)
+		runtime.Gosched()
 	}
 }
 

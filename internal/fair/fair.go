@@ -28,6 +28,9 @@ type Flow struct {
 // Weights are the tiers' shares of what there is when all of them want more of it.
 type Weights [esh3ar.Tiers]int
 
+// DefaultWeights returns 16 for gold, 4 for silver and 1 for bronze.
+func DefaultWeights() Weights { return Weights{16, 4, 1} }
+
 // Queue holds work until its turn. It is not safe for concurrent use. Work of one flow is handed out in the
 // order in which it was pushed. The queue takes as much as it is given: whoever pushes bounds it.
 type Queue[T any] struct {

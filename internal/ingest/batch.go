@@ -4,11 +4,14 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/record"
 	"github.com/esh3artech/esh3ar/internal/store"
@@ -93,21 +96,24 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a.metrics.batch.Observe(float64(len(b.results)))
-	a.appendBatch(context.WithoutCancel(r.Context()), b)
+	a.appendBatch(context.WithoutCancel(r.Context()), fair.Flow{Tier: client.Tier, Client: client.ID}, b)
 	charged.refund(a.settle(r.Context(), client, b))
 	charged.standing.tell(w.Header())
 	a.answerBatch(w, b)
 	return nil
 }
 
-// appendBatch makes the items durable.
-func (a *API) appendBatch(ctx context.Context, b *batch) {
-	n := len(b.items)
-	a.load.batched.Add(int64(n))
-	defer a.load.batched.Add(-int64(n))
-	start := time.Now()
-	a.journal.AppendAll(ctx, b.items)
-	a.load.ended(n, time.Since(start))
+// appendBatch makes the items durable, part by part.
+func (a *API) appendBatch(ctx context.Context, flow fair.Flow, b *batch) {
+	a.load.batched.Add(int64(len(b.items)))
+	defer a.load.batched.Add(-int64(len(b.items)))
+	for part := range slices.Chunk(b.items, batchPart) {
+		turn := a.turns.take(flow, len(part))
+		start := time.Now()
+		a.journal.AppendAll(ctx, part)
+		a.load.ended(len(part), time.Since(start))
+		a.turns.done(turn)
+	}
 }
 
 // readTexts reads the body and keeps the texts of its messages.
@@ -135,6 +141,15 @@ func (a *API) readTexts(body io.Reader, b *batch) error {
 			b.free = b.free[len(text):]
 		}
 		b.texts = append(b.texts, text)
+		yield(len(b.texts))
+	}
+}
+
+// yield lets others have the processor now and then, so that a message of its own does not wait until all the
+// batches at work have had a whole slice of it.
+func yield(n int) {
+	if n%batchYield == 0 {
+		runtime.Gosched()
 	}
 }
 
@@ -154,6 +169,7 @@ func (a *API) prepareBatch(r *http.Request, client *grant, b *batch) error {
 			}
 		}
 		b.results = append(b.results, res)
+		yield(len(b.results))
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -100,6 +101,9 @@ type Options struct {
 	// BatchMemory bounds what the batch requests under way hold, all together: some twice the size
 	// of their bodies. A batch that does not find room is refused with 503. Default 64 MiB.
 	BatchMemory int64
+	// Weights are the tiers' shares of what batches may have on the way to the journal. Default
+	// fair.DefaultWeights.
+	Weights fair.Weights
 	// KeyMaxAge is after what time a revoked API key stops to work. Each key in use is looked up
 	// twice in that time. Default 1 s.
 	KeyMaxAge time.Duration
@@ -144,6 +148,7 @@ type API struct {
 	recent      *recentKeys
 	calls       sync.Pool    // of *call
 	batches     sync.Pool    // of *batch
+	turns       *turns       // of batches
 	slabs       sync.Pool    // of *slab
 	batchMemory int64        // bound of batchBytes
 	batchBytes  atomic.Int64 // what the slabs in use amount to
@@ -177,6 +182,9 @@ func New(o Options) (*API, error) {
 	}
 	if o.BatchMemory == 0 {
 		o.BatchMemory = DefaultBatchMemory
+	}
+	if o.Weights == (fair.Weights{}) {
+		o.Weights = fair.DefaultWeights()
 	}
 	if o.KeyMaxAge == 0 {
 		o.KeyMaxAge = DefaultKeyMaxAge
@@ -215,6 +223,7 @@ func New(o Options) (*API, error) {
 		usage:       o.Usage,
 		recent:      newRecentKeys(o.RecentKeys),
 		batchMemory: o.BatchMemory,
+		turns:       newTurns(o.Weights, batchRoom),
 		jsonType:    []string{"application/json"},
 	}
 	a.routes, a.methods = http.NewServeMux(), make(map[string][]string)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/ingest"
 	"github.com/esh3artech/esh3ar/internal/peer"
 )
@@ -101,7 +102,7 @@ func DefaultConfig() Config {
 		BreakerStrikes: 5,
 		BreakerPause:   10 * time.Second,
 		Window:         100,
-		TierWeights:    TierWeights{16, 4, 1},
+		TierWeights:    TierWeights(fair.DefaultWeights()),
 		DispatchMemory: 256 << 20,
 
 		WebhookRequests:     256,

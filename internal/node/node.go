@@ -192,7 +192,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
 		}, n.webhookRoutes(), n.adminRoutes(admins)),
 		Usage: n.guarded, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
-		Shards: cfg.Shards, IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
+		Shards: cfg.Shards, Weights: fair.Weights(cfg.TierWeights), IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
 		return n, err

@@ -1,0 +1,73 @@
+package ingest
+
+import (
+	"sync"
+
+	"github.com/esh3artech/esh3ar/internal/fair"
+)
+
+const (
+	// batchPart is how many messages of a batch go to the journal at one time. The next part follows when
+	// they are durable, so that a long batch leaves room for others in the journal's queue: a message of its
+	// own waits behind a few parts, not behind whole batches.
+	batchPart = 128
+	// batchRoom is how many messages of all batches may be on their way to the journal at one time: enough
+	// for a sync to be shared by many.
+	batchRoom = 1024
+	// batchYield is after how many messages a batch lets others have the processor.
+	batchYield = 32
+)
+
+// turns hands out the room that batches have on the way to the journal, by weighted fair queueing over tiers
+// and clients. Who waits is a request under way, and so bounded by the memory that batches may take.
+type turns struct {
+	mu      sync.Mutex
+	room    int
+	waiting *fair.Queue[*wait]
+}
+
+// wait is somebody's wait for room.
+type wait struct {
+	n     int
+	turn  fair.Turn
+	admit chan struct{} // closed when there is room
+}
+
+func newTurns(w fair.Weights, room int) *turns {
+	return &turns{room: room, waiting: fair.New[*wait](w)}
+}
+
+// take waits for room for n messages, at most all there is. It ends soon: everybody who has room is waiting
+// for the journal, which answers in bounded time.
+func (t *turns) take(f fair.Flow, n int) *wait {
+	w := &wait{n: n, admit: make(chan struct{})}
+	t.mu.Lock()
+	t.waiting.Push(f, w)
+	t.next()
+	t.mu.Unlock()
+	<-w.admit
+	return w
+}
+
+// done gives the room back.
+func (t *turns) done(w *wait) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting.Done(w.turn, float64(w.n))
+	t.room += w.n
+	t.next()
+}
+
+// next admits who is next while there is any room. The last may overdraw it, so that nobody waits for ever
+// for much of it.
+func (t *turns) next() {
+	for t.room > 0 {
+		w, turn, ok := t.waiting.Pop()
+		if !ok {
+			return
+		}
+		w.turn = turn
+		t.room -= w.n
+		close(w.admit)
+	}
+}

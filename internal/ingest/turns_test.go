@@ -1,0 +1,58 @@
+package ingest
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/fair"
+)
+
+// However many of one client's batches wait for room, another client's has it next.
+func TestBatchesHaveTheirTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(fair.DefaultWeights(), 100)
+		flood := fair.Flow{Tier: esh3ar.TierGold, Client: "flood"}
+		quiet := fair.Flow{Tier: esh3ar.TierGold, Client: "quiet"}
+		admitted := make(chan string, 100)
+		held := make(chan *wait, 100)
+		ask := func(f fair.Flow) {
+			w := turns.take(f, 100)
+			admitted <- f.Client
+			held <- w
+		}
+		for range 20 {
+			go ask(flood)
+		}
+		synctest.Wait()
+		go ask(quiet)
+		synctest.Wait()
+		if n := len(admitted); n != 1 {
+			t.Fatalf("%d have room for one", n)
+		}
+		<-admitted
+		turns.done(<-held)
+		if got := <-admitted; got != "quiet" {
+			t.Errorf("next is %s", got)
+		}
+		turns.done(<-held)
+		for range 19 {
+			<-admitted
+			turns.done(<-held)
+		}
+	})
+}
+
+// More than there is room for is admitted all the same, alone.
+func TestTurnLargerThanTheRoom(t *testing.T) {
+	turns := newTurns(fair.DefaultWeights(), 10)
+	f := fair.Flow{Client: "a"}
+	w := turns.take(f, 50)
+	second := make(chan *wait)
+	go func() { second <- turns.take(f, 1) }()
+	turns.done(w)
+	turns.done(<-second)
+	if turns.room != 10 {
+		t.Errorf("room for %d, want 10", turns.room)
+	}
+}
