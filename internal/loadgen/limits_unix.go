@@ -31,7 +31,7 @@ func usage() (cpu time.Duration, resident int64) {
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0, 0
 	}
-	resident = int64(u.Maxrss)
+	resident = int64(u.Maxrss) //nolint:unconvert // it is narrower on 32-bit systems
 	if runtime.GOOS != "darwin" {
 		resident <<= 10 // it is in KiB elsewhere
 	}

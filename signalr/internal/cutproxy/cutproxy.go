@@ -3,6 +3,7 @@
 package cutproxy
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/url"
@@ -29,14 +30,15 @@ func New(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &Proxy{target: u.Host, ln: ln, conns: make(map[net.Conn]struct{})}
 	u.Host = ln.Addr().String()
 	p.url = u.String()
-	p.wg.Go(p.accept)
+	ctx := t.Context()
+	p.wg.Go(func() { p.accept(ctx) })
 	t.Cleanup(func() {
 		_ = ln.Close()
 		p.mu.Lock()
@@ -51,13 +53,13 @@ func New(t testing.TB, target string) *Proxy {
 // URL is the URL that the proxy was made for, with the proxy's own address.
 func (p *Proxy) URL() string { return p.url }
 
-func (p *Proxy) accept() {
+func (p *Proxy) accept(ctx context.Context) {
 	for {
 		down, err := p.ln.Accept()
 		if err != nil {
 			return
 		}
-		up, err := net.Dial("tcp", p.target)
+		up, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.target)
 		if err != nil {
 			_ = down.Close()
 			continue
