@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ type keyTable struct {
 	mu      sync.Mutex
 	clients map[[32]byte]esh3ar.Client
 	revoked map[[32]byte]bool
+	expires map[[32]byte]time.Time
 	fault   error
 	asked   int
 	touched []map[[32]byte]time.Time
@@ -39,7 +41,7 @@ func (k *keyTable) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKe
 	case !ok:
 		return esh3ar.APIKey{}, esh3ar.Client{}, store.ErrNotFound
 	}
-	key := esh3ar.APIKey{Hash: hash, Client: c.ID}
+	key := esh3ar.APIKey{Hash: hash, Client: c.ID, ExpiresAt: k.expires[hash]}
 	if k.revoked[hash] {
 		key.RevokedAt = testNow
 	}
@@ -52,8 +54,15 @@ func (k *keyTable) TouchKeys(_ context.Context, used map[[32]byte]time.Time) err
 	if k.fault != nil {
 		return k.fault
 	}
-	k.touched = append(k.touched, used)
+	k.touched = append(k.touched, maps.Clone(used))
 	return nil
+}
+
+// change makes a change of the table.
+func (k *keyTable) change(do func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	do()
 }
 
 func newKeyTable() *keyTable {
