@@ -22,6 +22,7 @@ type Client struct {
 	agent string
 	http  *http.Client
 	retry RetryPolicy
+	pace  *pace
 }
 
 // Option changes how a Client works.
@@ -70,7 +71,7 @@ func New(baseURL, apiKey string, opts ...Option) (*Client, error) {
 	if apiKey == "" || strings.ContainsAny(apiKey, " \t\r\n\x00") {
 		return nil, errors.New("client: the API key is empty or holds white space")
 	}
-	c := &Client{base: base, auth: "Bearer " + apiKey, agent: userAgent, retry: DefaultRetry()}
+	c := &Client{base: base, auth: "Bearer " + apiKey, agent: userAgent, retry: DefaultRetry(), pace: newPace()}
 	for _, o := range opts {
 		if err := o(c); err != nil {
 			return nil, err
@@ -124,12 +125,18 @@ type request struct {
 	match  string // the If-Match, "" for none
 	// limit bounds the answer's body, in bytes.
 	limit int64
+	// messages is how many messages it sends, which keep to the client's rate.
+	messages int
 }
 
 // call makes the request, repeats it where that helps, and decodes the answer into out. It returns the
 // number of attempts, and whether one of the failed ones may have been carried out all the same.
 func (c *Client) call(ctx context.Context, r request, out any) (attempts int, unknown bool, err error) {
-	attempts, err = c.retry.run(ctx, func(ctx context.Context) error {
+	var turn func(context.Context) error
+	if r.messages > 0 {
+		turn = func(ctx context.Context) error { return c.pace.turn(ctx, r.messages) }
+	}
+	attempts, err = c.retry.run(ctx, turn, func(ctx context.Context) error {
 		_, err := c.once(ctx, r, out)
 		if err != nil && mayHaveHappened(err) {
 			unknown = true
@@ -176,6 +183,7 @@ func (c *Client) once(ctx context.Context, r request, out any) (http.Header, err
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 		resp.Body.Close()
 	}()
+	c.pace.heed(resp.Header)
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, problemOf(resp, time.Now())
 	}

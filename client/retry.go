@@ -12,9 +12,10 @@ import (
 // RetryPolicy says how patiently requests are repeated. Only what may succeed later is repeated:
 // answers that are temporary (429, 503, 507 and their like) and connections that fail.
 //
-// Between two attempts the client waits for a random time of up to Base, twice that before the next,
+// Messages keep to the rate that the server tells for the client: what is over it waits for its turn before
+// it is sent. Between two attempts the client waits for a random time of up to Base, twice that before the next,
 // and so on up to Max; a longer Retry-After of the server is honoured. It gives up as soon as the next
-// wait would end after the context's deadline, or after Elapsed.
+// wait, for whatever reason, would end after the context's deadline, or after Elapsed.
 type RetryPolicy struct {
 	// Attempts bounds the number of requests made for one call; 1 turns repeating off. 0 means no
 	// bound but the time.
@@ -40,11 +41,21 @@ func DefaultRetry() RetryPolicy {
 }
 
 // run calls attempt until it succeeds, until its error is one that repeating does not mend, or until
-// the policy or ctx ends it. It returns the number of attempts made and the last error.
-func (r RetryPolicy) run(ctx context.Context, attempt func(context.Context) error) (int, error) {
+// the policy or ctx ends it. It returns the number of attempts made and the last error. Before each attempt
+// it waits for its turn, unless turn is nil.
+func (r RetryPolicy) run(ctx context.Context, turn, attempt func(context.Context) error) (int, error) {
 	start := time.Now()
+	var err error
 	for n := 1; ; n++ {
-		err := r.once(ctx, attempt)
+		if turn != nil {
+			if late := r.await(ctx, start, turn); late != nil {
+				if err == nil {
+					err = late
+				}
+				return n - 1, err
+			}
+		}
+		err = r.once(ctx, attempt)
 		if err == nil || ctx.Err() != nil || !temporary(err) || r.Attempts > 0 && n >= r.Attempts {
 			return n, err
 		}
@@ -61,6 +72,16 @@ func (r RetryPolicy) run(ctx context.Context, attempt func(context.Context) erro
 			return n, err
 		}
 	}
+}
+
+// await waits for a turn, as long as the policy allows.
+func (r RetryPolicy) await(ctx context.Context, start time.Time, turn func(context.Context) error) error {
+	if r.Elapsed > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, start.Add(r.Elapsed))
+		defer cancel()
+	}
+	return turn(ctx)
 }
 
 func (r RetryPolicy) once(ctx context.Context, attempt func(context.Context) error) error {

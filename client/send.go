@@ -40,7 +40,7 @@ func (c *Client) Send(ctx context.Context, m Message) (Receipt, error) {
 	}
 	r := Receipt{}
 	attempts, unknown, err := c.call(ctx, request{
-		method: http.MethodPost, path: "/v1/messages", body: body, key: m.IdempotencyKey, limit: maxReceipt,
+		method: http.MethodPost, path: "/v1/messages", body: body, key: m.IdempotencyKey, limit: maxReceipt, messages: 1,
 	}, &r)
 	if err != nil {
 		return Receipt{}, &SendError{IdempotencyKey: m.IdempotencyKey, Attempts: attempts, Unknown: unknown, Err: err}
@@ -131,7 +131,8 @@ var errOpen = errors.New("not all messages of the batch were accepted")
 
 // send sends the messages with these indexes in one request, and again those that may succeed later.
 func (b *batch) send(ctx context.Context, open []int) {
-	attempts, err := b.client.retry.run(ctx, func(ctx context.Context) error {
+	turn := func(ctx context.Context) error { return b.client.pace.turn(ctx, len(open)) }
+	attempts, err := b.client.retry.run(ctx, turn, func(ctx context.Context) error {
 		left, err := b.attempt(ctx, open)
 		open = left
 		return err
