@@ -1,8 +1,11 @@
 package store
 
 import (
+	"crypto/sha256"
 	"hash/fnv"
 	"time"
+
+	"github.com/esh3artech/esh3ar"
 )
 
 // ClientKey is what backends store to find a client's messages by: a short number instead of a name.
@@ -33,4 +36,17 @@ func RecordKey(record []byte) int64 {
 // is at or after t exactly when it is at or after the result.
 func CeilMicros(t time.Time) int64 {
 	return t.Add(time.Microsecond - 1).UnixMicro()
+}
+
+// KeyHash is what a backend may store to find a client's idempotency key by: 16 bytes of the SHA-256 of both.
+// A key that is a UUID of version 7 in its usual form leads with its own time, so that keys made one after
+// the other lie side by side in an index. It is part of the stored format.
+func KeyHash(client, key string) (h [16]byte) {
+	var buf [128]byte
+	sum := sha256.Sum256(append(append(append(buf[:0], client...), 0), key...))
+	copy(h[:], sum[:])
+	if id, err := esh3ar.ParseID(key); err == nil && !id.Time().IsZero() && id[8]>>6 == 2 && string(id.Append(buf[:0])) == key {
+		copy(h[:6], id[:6])
+	}
+	return h
 }

@@ -1,12 +1,10 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"math"
-	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,7 +32,8 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	if err := b.Check(); err != nil {
 		return err
 	}
-	if err := s.ensureDays(ctx, b); err != nil {
+	forgotten := s.keysForgotten.Load()
+	if err := s.ensureDays(ctx, b, forgotten); err != nil {
 		return err
 	}
 	conn, err := s.pool.Acquire(ctx)
@@ -45,6 +44,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	defer conn.Release()
 	w := works.Get().(*work)
 	w.reset(b)
+	w.forgotten = forgotten
 	defer func() {
 		w.reset(&store.Batch{}) // keeps the memory, not the batch
 		works.Put(w)
@@ -65,19 +65,20 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	return s.classify(err)
 }
 
-// ensureDays makes the partitions that the batch may need.
-func (s *Store) ensureDays(ctx context.Context, b *store.Batch) error {
-	last := day(-1)
+// ensureDays makes the partitions that the batch may need. Forgotten is the time before which no keys are kept.
+func (s *Store) ensureDays(ctx context.Context, b *store.Batch, forgotten int64) error {
+	lastFinal, lastKey := day(-1), day(-1)
 	for i := range b.Changes {
 		c := &b.Changes[i]
-		if !c.State.Status.Final() {
-			continue
-		}
-		if d := dayOf(finalAt(b, c)); d != last {
-			if err := s.days.ensure(ctx, d); err != nil {
+		if c.State.Status.Final() {
+			if err := s.days.ensureAfter(ctx, messages, dayOf(finalAt(b, c)), &lastFinal); err != nil {
 				return err
 			}
-			last = d
+		}
+		if at := c.Message.AcceptedAt.UnixMicro(); c.Message.Key != "" && at >= forgotten {
+			if err := s.days.ensureAfter(ctx, keys, dayOf(at), &lastKey); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -100,13 +101,21 @@ type work struct {
 	eventAt       int64 // of the events to be written; never before that of the last one
 
 	// plan
-	latest  map[esh3ar.ID]int // the change that wins, by message
-	keyed   []*esh3ar.Message // fresh ones with an idempotency key
+	latest  map[esh3ar.ID]int     // the change that wins, by message
+	keyed   []*esh3ar.Message     // fresh ones with an idempotency key
+	hashes  map[[16]byte]struct{} // of their keys
 	changes [moves]columns
 	keys    columns
 	events  columns
 	rejects columns
 	block   record.EventBlock
+
+	forgotten int64 // keys of messages accepted before are not kept
+}
+
+// remembers reports whether the message has a key that is kept.
+func (w *work) remembers(m *esh3ar.Message) bool {
+	return m.Key != "" && m.AcceptedAt.UnixMicro() >= w.forgotten
 }
 
 // found is a message's row before the commit. FinalAt is 0 while it lies in the queue.
@@ -161,7 +170,7 @@ var moveColumns = [moves][]uint32{
 }
 
 var (
-	keyColumns    = []uint32{oidBytea, oidBytea, oidUUID, oidBytea, oidBytea, oidInt8}
+	keyColumns    = []uint32{oidUUID, oidUUID, oidBytea, oidBytea, oidInt8}
 	eventColumns  = []uint32{oidInt8, oidBytea}
 	rejectColumns = []uint32{oidInt4, oidInt8, oidBytea, oidBytea, oidInt8, oidBytea}
 )
@@ -179,7 +188,7 @@ func (c *columns) reset(types []uint32) {
 }
 
 var works = sync.Pool{New: func() any {
-	return &work{found: map[esh3ar.ID]found{}, latest: map[esh3ar.ID]int{}}
+	return &work{found: map[esh3ar.ID]found{}, latest: map[esh3ar.ID]int{}, hashes: map[[16]byte]struct{}{}}
 }}
 
 func (w *work) reset(b *store.Batch) {
@@ -190,6 +199,7 @@ func (w *work) reset(b *store.Batch) {
 	clear(w.latest)
 	clear(w.keyed)
 	w.keyed = w.keyed[:0]
+	clear(w.hashes)
 	for m := range w.changes {
 		w.changes[m].reset(moveColumns[m])
 	}
@@ -278,7 +288,7 @@ func (w *work) plan() {
 			continue // the row is as far or further
 		}
 		w.latest[id] = i
-		if !known && c.Message.Key != "" {
+		if !known && w.remembers(c.Message) {
 			w.keyed = append(w.keyed, c.Message)
 		}
 		for t := c.NewFrom; t < len(c.State.Timeline); t++ {
@@ -295,18 +305,17 @@ func (w *work) plan() {
 			w.addChange(&b.Changes[i])
 		}
 	}
-	// In one order, so that two commits with the same keys wait for each other and not in a circle.
-	slices.SortStableFunc(w.keyed, func(a, b *esh3ar.Message) int {
-		return cmp.Or(cmp.Compare(a.Client, b.Client), cmp.Compare(a.Key, b.Key))
-	})
 	for _, m := range w.keyed {
-		k := w.keys
-		k[0].string(m.Client)
-		k[1].string(m.Key)
-		k[2].bytes(m.ID[:])
-		k[3].bytes(m.Digest[:])
-		k[4].string(m.To)
-		k[5].int64(m.AcceptedAt.UnixMicro())
+		key, k := store.KeyHash(m.Client, m.Key), w.keys
+		if _, again := w.hashes[key]; again {
+			continue // the first one's
+		}
+		w.hashes[key] = struct{}{}
+		k[0].bytes(key[:])
+		k[1].bytes(m.ID[:])
+		k[2].bytes(m.Digest[:])
+		k[3].string(m.To)
+		k[4].int64(m.AcceptedAt.UnixMicro())
 	}
 	for i := range b.Rejects {
 		r, k := &b.Rejects[i], w.rejects

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A day is the number of a UTC day since 1970: one partition of the table message.
+// A day is the number of a UTC day since 1970: one partition of a table.
 type day int64
 
 const dayMicros = int64(24 * time.Hour / time.Microsecond)
@@ -20,17 +20,25 @@ func dayOf(micros int64) day { return day(micros / dayMicros) }
 // bounds returns the first microsecond of the day and of the next.
 func (d day) bounds() (from, to int64) { return int64(d) * dayMicros, int64(d+1) * dayMicros }
 
-const partitionPrefix, partitionDate = "message_", "20060102"
+// partitioned is the name of a table that is partitioned by day.
+type partitioned string
+
+const (
+	messages partitioned = "message"     // by the day on which they became final
+	keys     partitioned = "idempotency" // by the day on which their messages were accepted
+)
+
+const partitionDate = "20060102"
 
 // partition returns the name of the day's table.
-func (d day) partition() string {
+func (p partitioned) partition(d day) string {
 	from, _ := d.bounds()
-	return partitionPrefix + time.UnixMicro(from).UTC().Format(partitionDate)
+	return string(p) + "_" + time.UnixMicro(from).UTC().Format(partitionDate)
 }
 
-// parsePartition is the inverse of partition.
-func parsePartition(table string) (day, error) {
-	t, err := time.Parse(partitionPrefix+partitionDate, table)
+// parse is the inverse of partition.
+func (p partitioned) parse(table string) (day, error) {
+	t, err := time.Parse(string(p)+"_"+partitionDate, table)
 	if err != nil {
 		return 0, fmt.Errorf("store: table %q is no partition of a day: %w", table, err)
 	}
@@ -42,15 +50,25 @@ type days struct {
 	pool *pgxpool.Pool
 
 	mu    sync.Mutex
-	known map[day]bool
+	known map[string]bool // by the name of the partition
 }
 
-func newDays(pool *pgxpool.Pool) *days { return &days{pool: pool, known: make(map[day]bool)} }
+func newDays(pool *pgxpool.Pool) *days { return &days{pool: pool, known: make(map[string]bool)} }
+
+// ensureAfter is ensure for days in a row, of which last was the latest.
+func (d *days) ensureAfter(ctx context.Context, of partitioned, which day, last *day) error {
+	if which == *last {
+		return nil
+	}
+	*last = which
+	return d.ensure(ctx, of, which)
+}
 
 // ensure makes the day's partition unless it is known to be there.
-func (d *days) ensure(ctx context.Context, which day) error {
+func (d *days) ensure(ctx context.Context, of partitioned, which day) error {
+	name := of.partition(which)
 	d.mu.Lock()
-	known := d.known[which]
+	known := d.known[name]
 	d.mu.Unlock()
 	if known {
 		return nil
@@ -61,26 +79,26 @@ func (d *days) ensure(ctx context.Context, which day) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('esh3ar.partition'))`); err != nil {
 			return err
 		}
-		table := pgx.Identifier{which.partition()}.Sanitize()
+		table := pgx.Identifier{name}.Sanitize()
 		var attached bool
 		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_inherits
-			WHERE inhparent = 'message'::regclass AND inhrelid = to_regclass($1))`, table).Scan(&attached); err != nil || attached {
+			WHERE inhparent = to_regclass($2) AND inhrelid = to_regclass($1))`, table, string(of)).Scan(&attached); err != nil || attached {
 			return err
 		}
 		from, to := which.bounds()
 		// A table that an interrupted Prune left detached is taken back.
-		if _, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+table+` (LIKE message INCLUDING ALL)`); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING ALL)`, table, of)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf(`ALTER TABLE message ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`, table, from, to))
+		_, err := tx.Exec(ctx, fmt.Sprintf(`ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`, of, table, from, to))
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("store: make partition %s: %w", which.partition(), err)
+		return fmt.Errorf("store: make partition %s: %w", name, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.known[which] = true
+	d.known[name] = true
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +41,8 @@ type Options struct {
 type Store struct {
 	pool *pgxpool.Pool
 	days *days
+	// keysForgotten is the time, in microseconds, before which keys are forgotten even if their day is kept.
+	keysForgotten atomic.Int64
 }
 
 var (
@@ -76,7 +79,7 @@ var settings = map[string]string{
 }
 
 // Open connects to the database of a connection string (a URL or key=value pairs), brings its schema
-// up to date and makes today's partition. Poolers that do not keep a session for
+// up to date and makes today's partitions. Poolers that do not keep a session for
 // a client, such as PgBouncer's transaction mode, will not do: statements are prepared by name.
 func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if opts.Conns == 0 {
@@ -103,9 +106,11 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	s := &Store{pool: pool, days: newDays(pool)}
-	if err := s.days.ensure(ctx, dayOf(time.Now().UnixMicro())); err != nil {
-		pool.Close()
-		return nil, err
+	for _, table := range []partitioned{messages, keys} {
+		if err := s.days.ensure(ctx, table, dayOf(time.Now().UnixMicro())); err != nil {
+			pool.Close()
+			return nil, err
+		}
 	}
 	return s, nil
 }

@@ -161,8 +161,9 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 	var id [16]byte
 	var digest, to []byte
 	var at int64
-	err := s.pool.QueryRow(ctx, `SELECT id, digest, recipient, accepted_at FROM idempotency WHERE client = $1 AND key = $2`,
-		[]byte(client), []byte(key)).Scan(&id, &digest, &to, &at)
+	err := s.pool.QueryRow(ctx, `SELECT id, digest, recipient, accepted_at FROM idempotency
+		WHERE key = $1 AND accepted_at >= $2 ORDER BY number LIMIT 1`,
+		store.KeyHash(client, key), s.keysForgotten.Load()).Scan(&id, &digest, &to, &at)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, store.ErrNotFound
 	}

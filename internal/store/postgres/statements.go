@@ -76,9 +76,9 @@ var (
 		WHERE m.id = c.id AND m.final_at = c.final_at`}
 
 	stmtKeys = statement{"keys", `
-		INSERT INTO idempotency (client, key, id, digest, recipient, accepted_at)
-		SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::uuid[], $4::bytea[], $5::bytea[], $6::bigint[])
-		ON CONFLICT (client, key) DO NOTHING`}
+		INSERT INTO idempotency (key, id, digest, recipient, accepted_at, number)
+		SELECT *, (SELECT nextval('idempotency_number')) -- once for all
+		FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], $5::bigint[])`}
 
 	stmtEvents = statement{"events", `
 		INSERT INTO event (shard, number, at, block)

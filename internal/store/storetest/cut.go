@@ -42,6 +42,11 @@ func RunCuts(t *testing.T, open func(t *testing.T, atStep func(store.Step) error
 				Shard: 1, Epoch: epoch, At: w.now, Positions: [esh3ar.Tiers]uint64{1, 1, 1}, Changes: before,
 			})
 
+			// What a backend makes for the first key of a day is there.
+			other := w.message(2, "c", "other")
+			other.Key = "other"
+			w.commit(2, w.claim(2).Epoch, w.change(other, life(w.now, esh3ar.StatusQueued)))
+
 			// Every kind of change in one commit.
 			b := &store.Batch{Shard: 1, Epoch: epoch, At: w.tick(time.Minute), Positions: [esh3ar.Tiers]uint64{2, 3, 4}}
 			fresh := w.message(1, "c", "fresh")
