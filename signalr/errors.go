@@ -3,6 +3,7 @@ package signalr
 import (
 	"errors"
 	"net/http"
+	"time"
 )
 
 // HTTPError refuses a request with an HTTP status.
@@ -11,6 +12,9 @@ type HTTPError struct {
 	Message string // the body, shown to the client
 	// ContentType is the body's, "" for plain text.
 	ContentType string
+	// RetryAfter is how long the client is asked to wait, told in whole seconds; 0 is one second with a 503
+	// and nothing otherwise.
+	RetryAfter time.Duration
 }
 
 func (e *HTTPError) Error() string { return e.Message }

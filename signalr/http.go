@@ -4,10 +4,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ServeHTTP serves negotiation and all transports.
@@ -56,10 +58,14 @@ func (h *Hub) refuse(w http.ResponseWriter, err error) {
 		refusal = &HTTPError{Status: http.StatusInternalServerError, Message: "internal error"}
 	}
 	h.server.opts.Metrics.refused(refusal)
-	switch refusal.Status {
-	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
-	case http.StatusUnauthorized:
+	wait := refusal.RetryAfter
+	if wait == 0 && refusal.Status == http.StatusServiceUnavailable {
+		wait = busyPause
+	}
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(wait.Seconds())), 10))
+	}
+	if refusal.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	if refusal.ContentType == "" {
@@ -72,7 +78,8 @@ func (h *Hub) refuse(w http.ResponseWriter, err error) {
 	_, _ = io.WriteString(w, refusal.Message) // a client that has gone has no use for it
 }
 
-const retryAfterSeconds = 1
+// busyPause is how long clients are asked to wait while the server cannot serve them.
+const busyPause = time.Second
 
 func (h *Hub) authenticate(r *http.Request) (Identity, error) {
 	if h.opts.Authenticate == nil {

@@ -153,6 +153,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if err := n.newWebhooks(registry); err != nil {
 		return n, err
 	}
+	if n.signalr, err = signalr.NewServer(signalr.Options{Logger: log}); err != nil {
+		return n, err
+	}
 	if n.dispatch, err = dispatch.New(dispatch.Options{
 		Log: n.journal, Store: n.guarded, Shards: cfg.Shards,
 		Params: delivery.Params{
@@ -168,6 +171,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		JournalKeep:   cfg.JournalKeep,
 		Busy:          n.accepting.busy,
 		Committed:     n.notify.Committed,
+		Backlog:       n.signalr.Backlog,
 		Now:           n.clock.Now,
 		Logger:        log, Metrics: registry,
 	}); err != nil {
@@ -175,9 +179,6 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	}
 	tokens, err := devicetoken.NewHS256([]byte(secret), nil)
 	if err != nil {
-		return n, err
-	}
-	if n.signalr, err = signalr.NewServer(signalr.Options{Logger: log}); err != nil {
 		return n, err
 	}
 	if n.hub, err = hub.New(hub.Options{
@@ -320,7 +321,11 @@ func caller(api *ingest.API) func(*http.Request, string) (notify.Caller, error) 
 // refusal tells a device or a business client why its token is refused, in the API's way.
 func refusal(err error) *signalr.HTTPError {
 	status, document := ingest.Problem(err)
-	return &signalr.HTTPError{Status: status, Message: string(document), ContentType: "application/problem+json"}
+	refused := &signalr.HTTPError{Status: status, Message: string(document), ContentType: "application/problem+json"}
+	if e, ok := errors.AsType[*esh3ar.Error](err); ok {
+		refused.RetryAfter = e.RetryAfter
+	}
+	return refused
 }
 
 // verifier is the device tokens as the hub sees them.
