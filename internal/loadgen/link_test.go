@@ -259,29 +259,40 @@ func TestDevicesComeBack(t *testing.T) {
 		if err := d.Connect(t.Context(), 0, d.Len()); err != nil {
 			t.Fatal(err)
 		}
-		p.mu.Lock()
-		for _, b := range p.boxes {
-			for _, c := range b.conns {
-				c.Close("come again", true)
+		// The server may answer a handshake before it knows the device.
+		conns := func() (all []*signalr.Conn) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for _, b := range p.boxes {
+				all = append(all, b.conns...)
 			}
+			return all
 		}
-		p.mu.Unlock()
-		deadline := time.NewTimer(patience)
-		defer deadline.Stop()
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
+		eventually(t, func() bool { return len(conns()) == d.Len() })
+		for _, c := range conns() {
+			c.Close("come again", true)
+		}
+		eventually(t, func() bool {
 			s := d.Stats()
-			if s.Reconnects == 3 && s.Connected == 3 {
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-deadline.C:
-				t.Fatalf("the devices' counts are %+v", s)
-			}
-		}
+			return s.Reconnects == int64(d.Len()) && s.Connected == int64(d.Len())
+		})
 	})
+}
+
+// eventually waits until done says yes.
+func eventually(t *testing.T, done func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %v in vain", patience)
+		}
+	}
 }
 
 // BenchmarkReceive measures what one receipt with its acknowledgement costs, the server's side and the
