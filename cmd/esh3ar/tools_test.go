@@ -36,7 +36,7 @@ func program(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // server is a running server and how its tools reach it.
-type server struct{ url, key string }
+type server struct{ url, key, data string }
 
 func startServer(t *testing.T) server {
 	t.Helper()
@@ -61,7 +61,7 @@ func startServer(t *testing.T) server {
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
 		if addr, err := os.ReadFile(addrFile); err == nil {
-			return server{"http://" + strings.TrimSpace(string(addr)), "esh_key-of-the-tools-test"}
+			return server{"http://" + strings.TrimSpace(string(addr)), "esh_key-of-the-tools-test", filepath.Join(dir, "data")}
 		}
 	}
 	t.Fatal("the server does not start")
@@ -160,7 +160,7 @@ func TestToolsSayWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: status %d, %q, %q; want an error about %q", tc.args, code, out, errs, tc.want)
 		}
 	}
-	out, errs, code := server{s.url, ""}.run(t, "send", "amina", "x")
+	out, errs, code := server{url: s.url}.run(t, "send", "amina", "x")
 	if code == 0 || !strings.Contains(errs, "--key") {
 		t.Errorf("without a key: status %d, %q, %q", code, out, errs)
 	}
