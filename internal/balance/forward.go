@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/balance/picker"
@@ -320,7 +319,11 @@ func (e *exchange) stream(res response, now time.Time) bool {
 }
 
 func isTimeout(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
 }
 
 // timed is the node's side of an answer that is passed on as it comes: silence of the response time-out

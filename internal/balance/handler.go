@@ -2,6 +2,7 @@ package balance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/balance/picker"
@@ -33,7 +35,8 @@ const (
 	forwardedKey contextKey = iota // *forwarded of the connection
 	onceKey                        // true if the connection is here for one request
 	clientKey                      // net.Addr of the client, for the PROXY header
-	streamKey                      // context.CancelFunc's channel: streams end with it
+	streamKey                      // true if the answer may last long
+	bodyKey                        // *clientBody
 )
 
 func newHandler(b *Balancer) *handler {
@@ -109,7 +112,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.tell(w, bodyTooLarge())
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, b.opts.MaxBody)
+	if r.Body != nil && r.Body != http.NoBody && !upgrade {
+		body := newClientBody(w, r, b.opts.MaxBody, b.opts.BodyTimeout)
+		r = r.WithContext(context.WithValue(r.Context(), bodyKey, body))
+		r.Body = body
+	}
 	stream := upgrade || strings.Contains(r.Header.Get("Accept"), "text/event-stream")
 	if stream {
 		ctx, cancel := context.WithCancel(r.Context())
@@ -145,18 +152,47 @@ func rewrite(r *httputil.ProxyRequest) {
 
 // failed answers what no node answered.
 func (h *handler) failed(w http.ResponseWriter, r *http.Request, err error) {
-	var p *problem
-	var large *http.MaxBytesError
+	p, ok := errors.AsType[*problem](err)
 	switch {
-	case errors.As(err, &large):
-		p = bodyTooLarge()
-	case errors.As(err, &p):
+	case ok:
 	case r.Context().Err() != nil:
-		return // the client has gone
+		panic(http.ErrAbortHandler) // the client has gone: it must not see what looks like an answer
 	default:
 		p = failed(failure{err: err, sent: true}, safetyOf(r) == once)
 	}
 	h.tell(w, p)
+}
+
+// clientBody is the body of a request as it comes from the client. It is bounded in length and in time,
+// and remembers if it failed: that is no failure of the node that it was on its way to.
+type clientBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	fault   atomic.Pointer[problem]
+}
+
+func newClientBody(w http.ResponseWriter, r *http.Request, most int64, limit time.Duration) *clientBody {
+	b := &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, most), control: http.NewResponseController(w)}
+	// Where a deadline cannot be set, the connection's own remain.
+	_ = b.control.SetReadDeadline(time.Now().Add(limit))
+	return b
+}
+
+// Read implements io.Reader.
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		_ = b.control.SetReadDeadline(time.Time{}) // the deadline is the body's, not the answer's
+	case errors.As(err, new(*http.MaxBytesError)):
+		b.fault.Store(bodyTooLarge())
+	case isTimeout(err):
+		b.fault.Store(slowBody())
+	default:
+		b.fault.Store(brokenBody())
+	}
+	return n, err
 }
 
 // roundTripper sends a request to a node, and to another one where that is right.
@@ -165,11 +201,20 @@ type roundTripper struct {
 	next     http.RoundTripper
 }
 
-// RoundTrip implements http.RoundTripper. Its error is a *problem unless the client's side failed.
+// RoundTrip implements http.RoundTripper. Its error is a *problem unless the client has gone.
 func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	from, _ := req.Context().Value(bodyKey).(*clientBody) // the proxy may have wrapped req.Body
+	fault := func(err error) error {
+		if from != nil {
+			if p := from.fault.Load(); p != nil {
+				return p
+			}
+		}
+		return err
+	}
 	body, replayable, err := replay(req)
 	if err != nil {
-		return nil, err
+		return nil, fault(err)
 	}
 	var way attempts
 	way.begin(t.balancer, safetyOf(req))
@@ -181,48 +226,43 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		if n == nil {
 			break
 		}
-		req, sent := onNode(req, n, body)
+		out, sent := onNode(req, n, body)
 		start := time.Now()
-		resp, err := t.next.RoundTrip(req)
+		resp, err := t.next.RoundTrip(out)
+		latency := time.Since(start)
+		var content []byte
+		whole := false
+		if err == nil {
+			content, whole, err = readWhole(resp)
+		}
 		if err != nil {
-			if req.Context().Err() != nil || errors.As(err, new(*http.MaxBytesError)) {
+			if err := fault(nil); err != nil || req.Context().Err() != nil {
 				way.done(n, picker.Void, 0)
-				return nil, err
+				return nil, cmp.Or(err, req.Context().Err())
 			}
 			way.done(n, picker.Failed, 0)
-			f := failure{err: err, sent: sent(), timeout: isTimeout(err) || isHeaderTimeout(err)}
+			f := failure{err: err, sent: sent(), timeout: isTimeout(err)}
 			if way.again(n, f, replayable || !f.sent, false) {
 				continue
 			}
 			return nil, way.problem()
 		}
-		latency := time.Since(start)
 		status, isProblem := resp.StatusCode, resp.Header.Get("Content-Type") == "application/problem+json"
-		start64, whole := peek(resp, isProblem)
 		elsewhere, result := false, resultOf(status)
 		if whole {
-			elsewhere, result = way.judge(status, isProblem, start64)
+			elsewhere, result = way.judge(status, isProblem, content)
+		} else if way.stream {
+			resp.Body = endsWith(resp.Body, func() { way.done(n, result, latency) })
+			return resp, nil
 		}
-		if !way.stream {
-			way.done(n, result, latency)
-		}
-		again := elsewhere && way.refused(n, replayable)
-		switch {
-		case again:
-			if way.stream {
-				way.done(n, result, latency)
-			}
-			resp.Body.Close() // peek has read all of it
+		way.done(n, result, latency)
+		if elsewhere && way.refused(n, replayable) {
 			refusal = resp
 			continue
-		case way.veiled(status) && !isUnknown(status, isProblem, start64):
-			if way.stream {
-				way.done(n, result, latency)
-			}
+		}
+		if way.veiled(status) && !isUnknown(status, isProblem, content) {
 			resp.Body.Close()
 			return nil, failed(failure{sent: true}, true)
-		case way.stream:
-			resp.Body = endsWith(resp.Body, func() { way.done(n, result, latency) })
 		}
 		return resp, nil
 	}
@@ -230,6 +270,18 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return refusal, nil
 	}
 	return nil, way.problem()
+}
+
+// readWhole reads an answer that is short and puts it back. Whole says that it did so. So a node that breaks
+// off in the middle is a failure that can be told, or made good by another node.
+func readWhole(resp *http.Response) (content []byte, whole bool, err error) {
+	if resp.StatusCode < http.StatusOK || resp.ContentLength < 0 || resp.ContentLength > wholeAnswer {
+		return nil, false, nil
+	}
+	content, err = io.ReadAll(resp.Body)
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(content))
+	return content, true, err
 }
 
 // replay takes a short body into memory. It reports whether all of it is there.
@@ -273,30 +325,6 @@ func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent
 	}
 	return out, func() bool { return connected }
 }
-
-// peek reads the body of a short problem document, and puts it back. It reports whether it did.
-func peek(resp *http.Response, isProblem bool) ([]byte, bool) {
-	const most = 8 << 10
-	if !isProblem || resp.ContentLength < 0 || resp.ContentLength > most {
-		return nil, false
-	}
-	b, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(b), failingReader{err}), io.NopCloser(nil)}
-		return nil, false
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(b))
-	return b, true
-}
-
-type failingReader struct{ err error }
-
-// Read implements io.Reader.
-func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
 
 // endsWith calls end once when body is closed. A body that can be written to (a WebSocket) remains so.
 func endsWith(body io.ReadCloser, end func()) io.ReadCloser {
@@ -343,12 +371,6 @@ func affinityOf(r *http.Request) uint64 {
 		}
 	}
 	return picker.Affinity(token)
-}
-
-// isHeaderTimeout reports whether a transport gave up waiting for an answer.
-func isHeaderTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
 }
 
 // bufferPool lends the proxy its buffers.

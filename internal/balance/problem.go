@@ -36,6 +36,11 @@ func slowBody() *problem {
 	return &problem{status: http.StatusRequestTimeout, code: "body_timeout", detail: "the body did not arrive in time"}
 }
 
+func brokenBody() *problem {
+	return &problem{status: http.StatusBadRequest, code: "bad_body", permanent: true,
+		detail: "the body breaks off, or is not what its header says"}
+}
+
 func slowHeader() *problem {
 	return &problem{status: http.StatusRequestTimeout, code: "header_timeout", detail: "the request's header did not arrive in time"}
 }

@@ -110,7 +110,7 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 				v = other // lasts long, and is to end as soon as the client goes
 			}
 		case fieldKey:
-			if r.safety == once {
+			if r.safety == once && len(value) > 0 {
 				r.safety = keyed
 			}
 		case fieldForwarded:
@@ -123,6 +123,8 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 	switch {
 	case !host:
 		return r, out, bad, badHeader("there must be a Host")
+	case chunked && bytes.HasSuffix(b[:eol], []byte("HTTP/1.0")):
+		return r, out, bad, badHeader("HTTP/1.0 has no Transfer-Encoding")
 	case chunked && length:
 		return r, out, bad, badHeader("Content-Length and Transfer-Encoding exclude each other")
 	case chunked, expects, upgrade && v == other:
@@ -136,7 +138,7 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 func (r *request) readLine(line []byte) (verdict, refusal) {
 	method, rest, ok1 := bytes.Cut(line, []byte(" "))
 	target, version, ok2 := bytes.Cut(rest, []byte(" "))
-	if !ok1 || !ok2 || !isToken(method) || len(target) == 0 {
+	if !ok1 || !ok2 || !isToken(method) || len(target) == 0 || !bytes.HasPrefix(version, []byte("HTTP/")) || bytes.IndexByte(version, ' ') >= 0 {
 		return bad, badHeader("the request line must be a method, a target and HTTP/1.1")
 	}
 	for _, c := range target {
@@ -180,7 +182,7 @@ func isOwnPath(path []byte) bool {
 	if bytes.HasPrefix(path, []byte("/hubs/")) {
 		return true
 	}
-	switch string(path) {
+	switch string(bytes.TrimSuffix(path, []byte("/"))) {
 	case "/healthz", "/readyz", "/metrics":
 		return true
 	}
