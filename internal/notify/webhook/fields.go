@@ -43,17 +43,17 @@ func readFields(r *http.Request) (fields, error) {
 		if errors.As(err, &long) {
 			return nil, esh3ar.Errorf(esh3ar.KindTooLarge, "body_too_large", "the body has at most %d bytes", maxBody)
 		}
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "body_unreadable", "the body did not arrive whole").Because(err)
+		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "body_incomplete", "the body did not arrive whole").Because(err)
 	}
 	f := make(fields)
 	if len(bytes.TrimSpace(body)) == 0 {
 		return f, nil
 	}
 	if !utf8.Valid(body) {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "invalid_json", "the body is not valid UTF-8")
+		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "invalid_utf8", "the body is not valid UTF-8")
 	}
 	if err := json.Unmarshal(body, &f); err != nil || f == nil {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "invalid_json", "the body must be one JSON object").Because(err)
+		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body must be one JSON object").Because(err)
 	}
 	return f, nil
 }

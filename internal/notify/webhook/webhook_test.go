@@ -94,48 +94,24 @@ func TestCloudEventsInBatches(t *testing.T) {
 	inOrder(t, r)
 }
 
-// inOrder makes sure that no event of a message came before an earlier one of it: the first time that a
-// receiver accepted each, in the order of their status_seq, without gaps.
-func inOrder(t testing.TB, r *receiver) {
-	t.Helper()
-	highest := map[string]uint32{}
-	for _, g := range r.requests() {
-		for _, e := range g.events {
-			if last, ok := highest[e.Data.ID]; ok && e.Data.Seq > last+1 || !ok && e.Data.Seq != 2 {
-				t.Fatalf("event %d of message %s after %d", e.Data.Seq, e.Data.ID, last)
-			}
-			highest[e.Data.ID] = max(highest[e.Data.ID], e.Data.Seq)
-		}
-	}
-}
-
 // TestFailedEventWaitsAlone: an event that is refused is parked with what follows of its message, comes
 // again, and holds up nobody.
 func TestFailedEventWaitsAlone(t *testing.T) {
 	w := newWorld(t)
-	bad := w.ids.New(time.Now(), 0) // never used
-	refuse := make(chan esh3ar.ID, 1)
+	id := w.ids.New(time.Now(), 0)
 	let := make(chan struct{})
 	r := newReceiver(t, func(_ int, rw http.ResponseWriter, _ *http.Request, g got) {
 		select {
-		case bad = <-refuse:
-		default:
-		}
-		select {
 		case <-let:
 		default:
-			if g.events[0].Data.ID == bad.String() {
+			if g.events[0].Data.ID == id.String() {
 				http.Error(rw, "not this one", http.StatusBadRequest)
 			}
 		}
 	})
 	h := w.create(r.url, "")
 	r.knows(h.Secret)
-	// The world must know the id before its events are posted.
-	w.ask(http.MethodPatch, "/v1/webhooks/"+h.ID, `{"enabled":false}`, nil)
-	id := w.message("c", life()...)
-	refuse <- id
-	w.ask(http.MethodPost, "/v1/webhooks/"+h.ID+"/enable", "", nil)
+	w.messageOf(id, "c", life()...)
 	w.eventually("the event is parked with those behind it", func() bool { return w.show(h.ID).Parked == 3 })
 	for range 10 {
 		w.message("c", life()...)

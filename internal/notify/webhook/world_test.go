@@ -137,14 +137,30 @@ func (w *world) message(client string, statuses ...esh3ar.Status) esh3ar.ID {
 	return w.messages(client, 1, statuses...)[0]
 }
 
-func (w *world) messages(client string, n int, statuses ...esh3ar.Status) (ids []esh3ar.ID) {
+func (w *world) messages(client string, n int, statuses ...esh3ar.Status) []esh3ar.ID {
+	w.Helper()
+	ids := make([]esh3ar.ID, n)
+	for i := range ids {
+		ids[i] = w.ids.New(time.Now(), 0)
+	}
+	w.commit(client, ids, statuses...)
+	return ids
+}
+
+// messageOf is message with an id that the test knows before.
+func (w *world) messageOf(id esh3ar.ID, client string, statuses ...esh3ar.Status) {
+	w.Helper()
+	w.commit(client, []esh3ar.ID{id}, statuses...)
+}
+
+func (w *world) commit(client string, ids []esh3ar.ID, statuses ...esh3ar.Status) {
 	w.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	shard := uint16(w.ord % testShards)
+	shard := uint16(w.ord % testShards) // which the id does not say here
 	b := &store.Batch{Shard: shard, Epoch: w.epochs[shard], At: now}
-	for range n {
+	for _, id := range ids {
 		w.ord++
 		state := esh3ar.NewState(now)
 		for _, s := range statuses {
@@ -152,8 +168,6 @@ func (w *world) messages(client string, n int, statuses ...esh3ar.Status) (ids [
 				w.Fatalf("%v cannot become %v", state.Status, s)
 			}
 		}
-		id := w.ids.New(now, shard)
-		ids = append(ids, id)
 		b.Changes = append(b.Changes, store.Change{
 			Message: &esh3ar.Message{ID: id, Client: client, To: "+962791234567", Content: "x", AcceptedAt: now, TraceParent: traceParent},
 			State:   state, Ord: w.ord,
@@ -163,7 +177,6 @@ func (w *world) messages(client string, n int, statuses ...esh3ar.Status) (ids [
 		w.Error(err)
 	}
 	w.notify.Committed(shard)
-	return ids
 }
 
 const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -261,6 +274,7 @@ type told struct {
 // got is one request that a receiver got.
 type got struct {
 	at     time.Time
+	code   int // of the answer, 0 for none
 	header http.Header
 	body   []byte
 	events []told
@@ -329,7 +343,52 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	default:
 	}
 	if r.answer != nil {
-		r.answer(n, w, req, g)
+		r.answer(n, &answering{ResponseWriter: w, r: r, n: n}, req, g)
+	}
+	r.answered(n, http.StatusOK)
+}
+
+// answered notes the first answer to the n-th request, before its sender gets to know it.
+func (r *receiver) answered(n, code int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g := &r.all[n-1]; g.code == 0 {
+		g.code = code
+	}
+}
+
+// answering notes what is answered.
+type answering struct {
+	http.ResponseWriter
+	r *receiver
+	n int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answering) WriteHeader(code int) {
+	a.r.answered(a.n, code)
+	a.ResponseWriter.WriteHeader(code)
+}
+
+// inOrder makes sure that no event was posted before the earlier ones of its message were accepted, or
+// came before it in the same request.
+func inOrder(t testing.TB, r *receiver) {
+	t.Helper()
+	accepted := map[string]uint32{} // the highest, by message
+	for _, g := range r.requests() {
+		inside := map[string]uint32{}
+		for _, e := range g.events {
+			id := e.Data.ID
+			if e.Data.Seq > max(accepted[id], inside[id], 1)+1 {
+				t.Fatalf("event %d of message %s, of which %d is accepted", e.Data.Seq, id, accepted[id])
+			}
+			inside[id] = e.Data.Seq
+		}
+		if g.code >= 200 && g.code <= 299 {
+			for id, seq := range inside {
+				accepted[id] = max(accepted[id], seq)
+			}
+		}
 	}
 }
 
@@ -354,9 +413,4 @@ func (r *receiver) await(n int) []got {
 			r.Fatalf("%d requests of %d", len(r.requests()), n)
 		}
 	}
-}
-
-// status answers with a status.
-func status(code int) func(int, http.ResponseWriter, *http.Request, got) {
-	return func(_ int, w http.ResponseWriter, _ *http.Request, _ got) { w.WriteHeader(code) }
 }
