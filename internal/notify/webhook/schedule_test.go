@@ -57,7 +57,7 @@ func days(t *testing.T, answer func(n int, w http.ResponseWriter, r *http.Reques
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-		r := &receiver{TB: t, answer: answer, url: "http://localhost:1/", news: make(chan struct{}, 1)}
+		r := &receiver{TB: t, answer: answer, url: "http://127.0.0.1:1/", news: make(chan struct{}, 1)}
 		server := &http.Server{Handler: r, ReadHeaderTimeout: time.Minute}
 		served := make(chan struct{})
 		go func() {
