@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -47,6 +48,8 @@ type Server struct {
 	start time.Time // the zero of the server's monotonic clock
 	wheel *wheel
 
+	waking atomic.Int64 // connections that Backlog counts
+
 	mu       sync.Mutex
 	hubs     []*Hub
 	draining bool
@@ -54,6 +57,12 @@ type Server struct {
 	idle     chan struct{} // closed when draining and active is 0
 	idleSet  bool          // idle is closed
 }
+
+// Backlog returns how many WebSocket connections have something to write and
+// wait for a processor to begin with it. It says how far the server lags
+// behind those who send, whatever the networks do: a connection whose client is
+// slow does not count.
+func (s *Server) Backlog() int { return int(s.waking.Load()) }
 
 // NewServer returns a server without hubs. It fails when an option is out of
 // range.

@@ -145,6 +145,7 @@ func (t *webSocket) readLoop() (err error) {
 // wake implements transport.
 func (t *webSocket) wake() {
 	t.flushes.Add(1)
+	t.conn.hub.server.waking.Add(1)
 	go t.flusher()
 }
 
@@ -174,6 +175,7 @@ var flushBuffers = sync.Pool{New: func() any { return new(flushBuffer) }}
 func (t *webSocket) flush() {
 	defer t.flushes.Done()
 	c := t.conn
+	c.hub.server.waking.Add(-1)
 	b := flushBuffers.Get().(*flushBuffer)
 	defer b.release()
 	messages, size := 0, 0

@@ -101,6 +101,9 @@ type Options struct {
 	// Weights are the tiers' shares of the workers when all of them have more to do. Default
 	// fair.DefaultWeights.
 	Weights fair.Weights
+	// Backlog, if set, returns how many connections wait for a processor to write what they were given. While
+	// they are more than Workers, recipients have no turns.
+	Backlog func() int
 	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
 	Workers int
 

@@ -149,7 +149,20 @@ func (d *Dispatcher) work() {
 		var cost int
 		out, cost = t.r.run(t.flow, out)
 		d.runq.done(t, cost)
+		d.letWrite()
+	}
+}
+
+// letWrite lets the connections write what they were given, before they are given more. What waits for its
+// turn here goes by who it is for; what waits for a processor goes by when it came, all the rest of the
+// program with it. So that queue must stay short.
+func (d *Dispatcher) letWrite() {
+	const most = 64 // a moment, however far behind they are
+	for range most {
 		runtime.Gosched()
+		if d.opts.Backlog == nil || d.opts.Backlog() <= d.opts.Workers {
+			return
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +43,7 @@ type batch struct {
 	keys    map[string]int // idempotency key → index of the result that used it first
 	slabs   []*slab
 	free    []byte // of the last slab
+	atBench bool
 }
 
 // result is the answer to one message of a batch.
@@ -141,15 +141,6 @@ func (a *API) readTexts(body io.Reader, b *batch) error {
 			b.free = b.free[len(text):]
 		}
 		b.texts = append(b.texts, text)
-		yield(len(b.texts))
-	}
-}
-
-// yield lets others have the processor now and then, so that a message of its own does not wait until all the
-// batches at work have had a whole slice of it.
-func yield(n int) {
-	if n%batchYield == 0 {
-		runtime.Gosched()
 	}
 }
 
@@ -160,7 +151,13 @@ func (a *API) prepareBatch(r *http.Request, client *grant, b *batch) error {
 	now := a.stamp()
 	ctx, cancel := context.WithTimeout(r.Context(), batchLookup)
 	defer cancel()
-	for _, text := range b.texts {
+	a.bench.enter(b)
+	defer a.bench.leave(b)
+	for i, text := range b.texts {
+		if i%batchYield == batchYield-1 {
+			a.bench.leave(b)
+		}
+		a.bench.enter(b)
 		res := result{err: esh3ar.Errorf(esh3ar.KindTooLarge, "message_too_large", "a message has at most %d bytes", esh3ar.MaxMessageBytes)}
 		if text != nil {
 			var err error
@@ -169,7 +166,6 @@ func (a *API) prepareBatch(r *http.Request, client *grant, b *batch) error {
 			}
 		}
 		b.results = append(b.results, res)
-		yield(len(b.results))
 	}
 	return nil
 }
@@ -182,6 +178,9 @@ func (a *API) prepare(ctx context.Context, client *grant, b *batch, text []byte,
 			return result{}, inMessage(len(b.results), syntax)
 		}
 		return result{err: err}, nil
+	}
+	if b.key != "" {
+		a.bench.leave(b) // the store may be asked about it
 	}
 	m := &b.message
 	shard, first, err := a.identify(ctx, client, &b.decoder, m, now)

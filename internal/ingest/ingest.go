@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -148,6 +149,7 @@ type API struct {
 	recent      *recentKeys
 	calls       sync.Pool    // of *call
 	batches     sync.Pool    // of *batch
+	bench       bench        // for batches
 	turns       *turns       // of batches
 	slabs       sync.Pool    // of *slab
 	batchMemory int64        // bound of batchBytes
@@ -223,6 +225,7 @@ func New(o Options) (*API, error) {
 		usage:       o.Usage,
 		recent:      newRecentKeys(o.RecentKeys),
 		batchMemory: o.BatchMemory,
+		bench:       newBench(runtime.GOMAXPROCS(0)),
 		turns:       newTurns(o.Weights, batchRoom),
 		jsonType:    []string{"application/json"},
 	}

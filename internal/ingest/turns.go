@@ -14,9 +14,32 @@ const (
 	// batchRoom is how many messages of all batches may be on their way to the journal at one time: enough
 	// for a sync to be shared by many.
 	batchRoom = 1024
-	// batchYield is after how many messages a batch lets others have the processor.
+	// batchYield is after how many messages a batch lets others at the bench.
 	batchYield = 32
 )
+
+// bench is where batches are worked on, few at a time and each for a moment: with many at work at once, a
+// message of its own would wait for the processor until all of them have had theirs.
+type bench chan struct{}
+
+// newBench returns a bench for half of that many processors.
+func newBench(procs int) bench { return make(bench, max(1, procs/2)) }
+
+// enter waits for a place, unless the batch has one.
+func (c bench) enter(b *batch) {
+	if !b.atBench {
+		c <- struct{}{}
+		b.atBench = true
+	}
+}
+
+// leave gives up the place, if the batch has one. Whoever waits for anything else leaves first.
+func (c bench) leave(b *batch) {
+	if b.atBench {
+		<-c
+		b.atBench = false
+	}
+}
 
 // turns hands out the room that batches have on the way to the journal, by weighted fair queueing over tiers
 // and clients. Who waits is a request under way, and so bounded by the memory that batches may take.
