@@ -3,7 +3,6 @@ package esh3ar
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"strings"
@@ -58,18 +57,22 @@ func (k *APIKey) Check(now time.Time) error {
 // KeyPrefix begins every generated API key, so that scanners and people recognise one.
 const KeyPrefix = "esh_"
 
-// keyIDLetters are those of a key's id: no letter that looks like a digit.
-var keyIDLetters = base32.NewEncoding("abcdefghijkmnpqrstuvwxyz23456789").WithPadding(base32.NoPadding)
-
-// keyIDLength is the number of letters of a generated key's id: 50 random bits.
-const keyIDLength = 10
+const (
+	// keyIDLetters are those of a key's id: no letter that looks like a digit. There are 32.
+	keyIDLetters = "abcdefghijkmnpqrstuvwxyz23456789"
+	// keyIDLength is the number of letters of a generated key's id: 50 random bits.
+	keyIDLength = 10
+)
 
 // NewKey returns a fresh API key of the form esh_<id>_<secret>. It is shown once and never stored.
 func NewKey() (secret string) {
-	var b [8 + 24]byte
+	var b [keyIDLength + 24]byte
 	rand.Read(b[:]) // never fails since Go 1.24
-	id := keyIDLetters.EncodeToString(b[:8])[:keyIDLength]
-	return KeyPrefix + id + "_" + base64.RawURLEncoding.EncodeToString(b[8:])
+	id := b[:keyIDLength]
+	for i := range id {
+		id[i] = keyIDLetters[id[i]%32]
+	}
+	return KeyPrefix + string(id) + "_" + base64.RawURLEncoding.EncodeToString(b[keyIDLength:])
 }
 
 // HashKey returns what is stored of an API key.
@@ -79,7 +82,7 @@ func HashKey(secret string) [sha256.Size]byte { return sha256.Sum256([]byte(secr
 // configured one, one that is derived from its hash.
 func KeyID(secret string) string {
 	if rest, ok := strings.CutPrefix(secret, KeyPrefix); ok && len(rest) > keyIDLength && rest[keyIDLength] == '_' {
-		if id := rest[:keyIDLength]; strings.Trim(id, "abcdefghijkmnpqrstuvwxyz23456789") == "" {
+		if id := rest[:keyIDLength]; strings.Trim(id, keyIDLetters) == "" {
 			return id
 		}
 	}

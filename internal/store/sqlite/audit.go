@@ -47,7 +47,7 @@ func (s *Store) Audited(ctx context.Context, q store.AuditQuery) ([]store.AuditE
 		and("number < ?", q.Before)
 	}
 	args = append(args, q.Limit)
-	return scanAll(func(e *store.AuditEntry) []any {
+	return scanner[store.AuditEntry](func(e *store.AuditEntry) []any {
 		return []any{&e.Number, (*instant)(&e.At), &e.Actor, &e.Address, &e.Action, &e.Client, &e.Object, &e.Detail}
-	})(s.reads.QueryContext(ctx, query+` ORDER BY number DESC LIMIT ?`, args...))
+	}).all(s.reads.QueryContext(ctx, query+` ORDER BY number DESC LIMIT ?`, args...))
 }

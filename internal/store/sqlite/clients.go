@@ -157,12 +157,12 @@ func (s *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
 
 // ListClients implements store.Clients.
 func (s *Store) ListClients(ctx context.Context, after string, limit int) ([]esh3ar.Client, error) {
-	return scanAll(clientFields)(s.read.clients.QueryContext(ctx, after, limit))
+	return scanner[esh3ar.Client](clientFields).all(s.read.clients.QueryContext(ctx, after, limit))
 }
 
 // Keys implements store.Clients.
 func (s *Store) Keys(ctx context.Context, client string, limit int) ([]esh3ar.APIKey, error) {
-	return scanAll(keyFields)(s.read.keys.QueryContext(ctx, client, limit))
+	return scanner[esh3ar.APIKey](keyFields).all(s.read.keys.QueryContext(ctx, client, limit))
 }
 
 // ClientByKey implements store.Clients.
@@ -198,23 +198,24 @@ func scanInto(row *sql.Row, fields []any) error {
 	return classify(err)
 }
 
-// scanAll returns what reads all rows of a query, each into what fields says.
-func scanAll[T any](fields func(*T) []any) func(*sql.Rows, error) ([]T, error) {
-	return func(rows *sql.Rows, err error) ([]T, error) {
-		if err != nil {
+// scanner says what the columns of a row are scanned into.
+type scanner[T any] func(*T) []any
+
+// all reads all rows of a query.
+func (fields scanner[T]) all(rows *sql.Rows, err error) ([]T, error) {
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	var list []T
+	for rows.Next() {
+		var one T
+		if err := rows.Scan(fields(&one)...); err != nil {
 			return nil, classify(err)
 		}
-		defer rows.Close()
-		var list []T
-		for rows.Next() {
-			var one T
-			if err := rows.Scan(fields(&one)...); err != nil {
-				return nil, classify(err)
-			}
-			list = append(list, one)
-		}
-		return list, classify(rows.Err())
+		list = append(list, one)
 	}
+	return list, classify(rows.Err())
 }
 
 // instant scans a time that is stored as micros does.
