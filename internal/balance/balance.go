@@ -341,9 +341,14 @@ func (b *Balancer) nodes() []*backend {
 }
 
 func (b *Balancer) report(id string, h picker.Health) {
+	now := time.Now()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.picker.Report(time.Now(), id, h)
+	b.picker.Report(now, id, h)
+	n := b.backends[id]
+	b.mu.Unlock()
+	if n != nil && h.State == picker.Draining {
+		n.expire(now) // the node waits for them
+	}
 }
 
 func (b *Balancer) views() []picker.View {

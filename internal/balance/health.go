@@ -17,6 +17,9 @@ import (
 // says nothing.
 const missesUnready = 2
 
+// pollTime is how long a node may take to say how it is.
+const pollTime = 2 * time.Second
+
 // poller asks every node how it is.
 type poller struct {
 	balancer *Balancer
@@ -74,7 +77,7 @@ func (p *poller) begin(id string) bool {
 
 // ask asks one node and reports what it says.
 func (p *poller) ask(ctx context.Context, n *backend) {
-	ctx, cancel := context.WithTimeout(ctx, 2*p.balancer.opts.PollEvery)
+	ctx, cancel := context.WithTimeout(ctx, pollTime)
 	defer cancel()
 	h, err := p.readiness(ctx, n)
 	p.mu.Lock()

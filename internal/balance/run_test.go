@@ -387,9 +387,9 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 		t.Errorf("three equal nodes get %.3f; Jain's index %.4f", even, jain)
 	}
 	nodes[0].slow.Store(int64(20 * time.Millisecond))
-	eventually(t, "the slow node has lost its share", func() bool { return nodesOf(t, b)[urls[0]].Latency > 0.01 })
-	if s := shares(2000); s[0] > 0.12 || s[0] == 0 {
-		t.Errorf("a node ten times as slow gets %.3f", s)
+	eventually(t, "the slow node has lost its share", func() bool { return shares(1000)[0] < 0.15 })
+	if s := shares(3000); s[0] == 0 {
+		t.Error("a slow node is out of sight")
 	}
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	HeaderTimeout  time.Duration `name:"header-timeout" group:"Network" help:"How long a client may take to send a request's header."`
 	BodyTimeout    time.Duration `name:"body-timeout" group:"Network" help:"How long a client may take to send a request's body."`
 	IdleTimeout    time.Duration `name:"idle-timeout" group:"Network" help:"How long a kept-alive connection may idle between requests."`
+	DrainDelay     time.Duration `name:"drain-delay" group:"Network" help:"How long a stop lets everything go on, but for /readyz, which says no: so that balancers learn of it first. Behind one, 2s."`
 	DrainTimeout   time.Duration `name:"drain-timeout" group:"Network" help:"How long a stop may take to finish what is under way."`
 
 	BootstrapKey Secret `name:"bootstrap-key" group:"Identity" placeholder:"KEY" help:"API key of the development client; generated into the data directory if empty."`
@@ -164,6 +165,7 @@ func (c *Config) Validate() error {
 	atLeast("header-timeout", c.HeaderTimeout, time.Millisecond)
 	atLeast("body-timeout", c.BodyTimeout, time.Millisecond)
 	atLeast("idle-timeout", c.IdleTimeout, time.Millisecond)
+	atLeast("drain-delay", c.DrainDelay, 0)
 	atLeast("drain-timeout", c.DrainTimeout, 0)
 
 	check(isKey(string(c.BootstrapKey)), "bootstrap-key", c.BootstrapKey, "must be at most 256 visible ASCII characters")

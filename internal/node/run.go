@@ -11,7 +11,8 @@ import (
 
 // Run serves until ctx ends or a part fails, then stops in order and closes everything.
 //
-// The order of the stop, and why: first /readyz says no and nothing new is accepted, while requests
+// The order of the stop, and why: first /readyz says no, and for the drain delay nothing else changes, so that balancers
+// send their requests elsewhere before any of them meets a closed door; then nothing new is accepted, while requests
 // under way get their answer and event streams end; then devices are told to reconnect, and what is in flight to them is
 // handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
 // which all before may still have used; the store last. All of it takes at most the drain timeout;
@@ -53,6 +54,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.log.Error("stopping after a failure", "err", context.Cause(failed))
 	}
 	n.health.Drain()
+	n.announce(failed)
 	drain, cancel := context.WithTimeout(base, max(n.cfg.DrainTimeout, time.Second))
 	defer cancel()
 	n.hub.Drain()
@@ -80,6 +82,19 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.log.Info("stopped")
 	return err
+}
+
+// announce gives balancers the time to learn of a stop in order, unless a part has failed.
+func (n *Node) announce(failed context.Context) {
+	if n.cfg.DrainDelay <= 0 {
+		return
+	}
+	wait := time.NewTimer(n.cfg.DrainDelay)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-failed.Done():
+	}
 }
 
 // Close releases everything. Run does it by itself.
