@@ -13,5 +13,7 @@
 // A device receives messages with a [Listener], or a tool does so in a recipient's name with
 // [Client.Listen]. Messages arrive at least once; a Listener drops the repeats it can recognise.
 //
+// The operator of a deployment manages business clients and their API keys with an [Admin].
+//
 // Everything here is safe for concurrent use unless it says otherwise.
 package client

@@ -8,6 +8,9 @@ import (
 	"github.com/esh3artech/esh3ar/internal/node"
 )
 
+// adminKey is the admin key of the examples' servers.
+const adminKey = "the-admin-key-of-the-examples"
+
 // platform runs a server for an example, on a free port and over an empty directory, and returns its URL
 // and an API key. Stop ends it.
 func platform() (url, key string, stop func()) {
@@ -16,7 +19,7 @@ func platform() (url, key string, stop func()) {
 		panic(err)
 	}
 	cfg := node.DefaultConfig()
-	cfg.Listen, cfg.Data = "127.0.0.1:0", dir
+	cfg.Listen, cfg.Data, cfg.AdminKey = "127.0.0.1:0", dir, adminKey
 	n, err := node.New(context.Background(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -496,8 +497,10 @@ func TestDeadLettersAreReplayedAndDiscarded(t *testing.T) {
 	for _, m := range ms {
 		w.await(m, esh3ar.StatusUndelivered)
 	}
-	row, err := w.Discard(t.Context(), "bank", ms[2].ID, "nobody wants it")
-	if err != nil || row.State.Status != esh3ar.StatusUndelivered || row.State.Last().Reason != "discarded: nobody wants it" {
+	// Longer than what is kept, which does not end in half a character.
+	why := "nobody wants it" + strings.Repeat("ä", 100)
+	row, err := w.Discard(t.Context(), "bank", ms[2].ID, why)
+	if err != nil || row.State.Status != esh3ar.StatusUndelivered || string(row.State.Last().Reason) != "discarded: "+why[:199] {
 		t.Errorf("%+v, %v", row.State.Last(), err)
 	}
 	p.att.Detach(true)
