@@ -52,7 +52,7 @@ func TestContract(t *testing.T) {
 	})
 	for name, scenario := range map[string]func(*service){
 		"messages": sending, "batches": sendingMany, "lists": listing, "life of a message": life, "dead letters": dying,
-		"events": following, "tokens": minting, "hubs": hubs, "keys": keysRefused, "operations": operating, "no room": noRoom,
+		"events": following, "tokens": minting, "hubs": hubs, "keys": keysRefused, "operations": operating, "limits": overLimits, "no room": noRoom,
 	} {
 		t.Run(name, func(t *testing.T) {
 			one := *s
@@ -190,6 +190,22 @@ func sending(s *service) {
 	s.call(request{method: http.MethodPost, path: "/v1/messages", body: good, key: "suspended"}, http.StatusForbidden, "client_suspended")
 	s.call(request{method: http.MethodPost, path: "/v1/messages", body: good, key: "sender"}, http.StatusAccepted, "")
 	s.call(request{method: http.MethodPost, path: "/v1/messages", body: `{"to":"+4912345678","content":"x"}`, key: "sender"}, http.StatusForbidden, "recipient_not_allowed")
+}
+
+// overLimits sends more than a client may, one by one and in batches.
+func overLimits(s *service) {
+	const one, two = `{"to":"a","content":"x"}`, `{"messages":[{"to":"a","content":"x"},{"to":"a","content":"x"}]}`
+	for name, code := range map[string]string{"rated": "rate_limited", "rationed": "quota_exhausted"} {
+		post := func(path, body string, status int, code string) {
+			s.call(request{method: http.MethodPost, path: path, body: body, key: name}, status, code)
+		}
+		post("/v1/messages/batch", two, http.StatusAccepted, "")
+		post("/v1/messages/batch", two, http.StatusTooManyRequests, code)
+		if name == "rationed" {
+			post("/v1/messages", one, http.StatusAccepted, "")
+			post("/v1/messages", one, http.StatusTooManyRequests, code)
+		}
+	}
 }
 
 func sendingMany(s *service) {
@@ -582,6 +598,8 @@ func keysRefused(s *service) {
 		}
 		s.call(request{method: method, path: path, key: "Bearer esh_guess", from: "127.0.0.2"}, http.StatusTooManyRequests, "too_many_unknown_keys")
 	}
+	s.call(request{method: http.MethodPost, path: "/v1/messages", body: `{"to":"a","content":"x"}`, key: "Bearer esh_guess", from: "127.0.0.2"},
+		http.StatusTooManyRequests, "too_many_unknown_keys")
 }
 
 // guess tries many API keys from an address at one time.

@@ -100,6 +100,8 @@ func seed(t *testing.T, dir string) map[string]string {
 		"revoked":   {Scopes: esh3ar.AllScopes},
 		"expired":   {Scopes: esh3ar.AllScopes},
 		"many":      {Scopes: esh3ar.AllScopes},
+		"rated":     {Scopes: esh3ar.ScopeSend, Rate: 1, Burst: 2},
+		"rationed":  {Scopes: esh3ar.ScopeSend, DailyQuota: 3},
 	} {
 		c.ID, c.Name, c.Tier, c.CreatedAt = name, name, esh3ar.TierSilver, now
 		e := store.AuditEntry{At: now, Actor: "admin", Action: "client.create", Client: name, Object: name}

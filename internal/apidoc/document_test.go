@@ -1,0 +1,294 @@
+package apidoc_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/schema_validation"
+	"golang.org/x/net/html"
+
+	"github.com/esh3artech/esh3ar/internal/apidoc"
+	"github.com/esh3artech/esh3ar/internal/node"
+)
+
+// TestDocument holds the document against the OpenAPI 3.1 specification.
+func TestDocument(t *testing.T) {
+	p := readSpec(t)
+	doc, err := libopenapi.NewDocument(p.text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := doc.BuildV3Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := model.Model.Version; !strings.HasPrefix(v, "3.1") {
+		t.Errorf("the document is of version %s", v)
+	}
+	if circular := model.Index.GetCircularReferences(); len(circular) > 0 {
+		t.Errorf("schemas refer to themselves: %v", circular)
+	}
+	v, errs := validator.NewValidator(doc)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	defer v.Release()
+	if ok, errs := v.ValidateDocument(); !ok {
+		for _, e := range errs {
+			t.Errorf("%s: %s %v", e.Message, e.Reason, e.SchemaValidationErrors)
+		}
+	}
+	// Every example is one.
+	schemas := schema_validation.NewSchemaValidator()
+	examples := 0
+	for _, item := range model.Model.Paths.PathItems.FromOldest() {
+		for _, op := range item.GetOperations().FromOldest() {
+			for status, r := range op.Responses.Codes.FromOldest() {
+				for media, c := range r.Content.FromOldest() {
+					if c.Example == nil || !strings.HasSuffix(media, "json") {
+						continue
+					}
+					var v any
+					if err := c.Example.Decode(&v); err != nil {
+						t.Fatal(err)
+					}
+					examples++
+					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
+						t.Errorf("%s %s: the example is none: %v", op.OperationId, status, errs[0].SchemaValidationErrors)
+					}
+				}
+			}
+			if op.RequestBody == nil {
+				continue
+			}
+			for media, c := range op.RequestBody.Content.FromOldest() {
+				nodes := maps.Collect(c.Examples.FromOldest())
+				for name, e := range nodes {
+					var v any
+					if err := e.Value.Decode(&v); err != nil {
+						t.Fatal(err)
+					}
+					examples++
+					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
+						t.Errorf("%s %s %s: the example is none: %v", op.OperationId, media, name, errs[0].SchemaValidationErrors)
+					}
+				}
+				if c.Example != nil {
+					var v any
+					if err := c.Example.Decode(&v); err != nil {
+						t.Fatal(err)
+					}
+					examples++
+					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
+						t.Errorf("%s %s: the example is none: %v", op.OperationId, media, errs[0].SchemaValidationErrors)
+					}
+				}
+			}
+		}
+	}
+	if examples < 20 {
+		t.Errorf("%d examples", examples)
+	}
+}
+
+// TestRoutes compares the document with what a server serves: neither knows a path or a method that the other
+// does not.
+func TestRoutes(t *testing.T) {
+	s := start(t, func(*node.Config) {})
+	described := make(map[string][]string)
+	for _, o := range s.spec.operations() {
+		method, path, _ := strings.Cut(o.name, " ")
+		described[path] = append(described[path], method)
+		if method == http.MethodGet && !strings.HasPrefix(path, "/hubs/") {
+			described[path] = append(described[path], http.MethodHead)
+		}
+	}
+	for path := range described {
+		slices.Sort(described[path])
+		if served := s.routes[path]; !slices.Equal(served, described[path]) {
+			t.Errorf("%s: %v is described, %v is served", path, described[path], served)
+		}
+	}
+	for path, served := range s.routes {
+		if described[path] == nil {
+			t.Errorf("%s: %v is served and not described", path, served)
+		}
+	}
+	// operationIds are anchors.
+	seen := make(map[string]bool)
+	for _, o := range s.spec.operations() {
+		id, _ := o.node["operationId"].(string)
+		if id == "" || seen[id] {
+			t.Errorf("%s: the operationId %q is missing or comes twice", o.name, id)
+		}
+		seen[id] = true
+	}
+}
+
+// get returns what the Docs answer.
+func get(t *testing.T, d *apidoc.Docs, path string, header http.Header) (*http.Response, []byte) {
+	t.Helper()
+	req := httptest.NewRequest(http.MethodGet, path, http.NoBody)
+	maps.Copy(req.Header, header)
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, req)
+	resp := w.Result()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, body
+}
+
+// TestPages follows every link of every page: they lead somewhere, and nothing is loaded from elsewhere.
+func TestPages(t *testing.T) {
+	d, err := apidoc.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := make(map[string]*html.Node)
+	var read func(path string)
+	read = func(path string) {
+		if pages[path] != nil {
+			return
+		}
+		resp, body := get(t, d, path, nil)
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", path, resp.Status)
+			return
+		}
+		if csp := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'; style-src 'self';") {
+			t.Errorf("%s: Content-Security-Policy: %s", path, csp)
+		}
+		if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+			pages[path] = new(html.Node)
+			return
+		}
+		page, err := html.Parse(bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages[path] = page
+		for _, to := range links(page) {
+			if strings.HasPrefix(to, "/") {
+				file, _, _ := strings.Cut(to, "#")
+				read(file)
+			}
+		}
+	}
+	read("/docs")
+	if len(pages) < 80 {
+		t.Errorf("%d pages are linked", len(pages))
+	}
+	for path, page := range pages {
+		for n := range page.Descendants() {
+			if n.Type != html.ElementNode {
+				continue
+			}
+			if slices.Contains([]string{"script", "iframe", "object", "embed", "form", "base", "img"}, n.Data) {
+				t.Errorf("%s has a %s", path, n.Data)
+			}
+			for _, a := range n.Attr {
+				if a.Key == "style" || a.Key == "src" || strings.HasPrefix(a.Key, "on") {
+					t.Errorf("%s: %s=%q", path, a.Key, a.Val)
+				}
+			}
+		}
+		for _, to := range links(page) {
+			file, anchor, _ := strings.Cut(to, "#")
+			switch {
+			case strings.HasPrefix(to, "https://"): // to follow, not to load
+			case file == "" && anchor != "":
+				file = path
+				fallthrough
+			case strings.HasPrefix(file, "/"):
+				if pages[file] == nil || anchor != "" && !hasID(pages[file], anchor) {
+					t.Errorf("%s: the link %s leads nowhere", path, to)
+				}
+			default:
+				t.Errorf("%s: the link %q", path, to)
+			}
+		}
+	}
+	_, css := get(t, d, "/docs/style.css", nil)
+	if regexp.MustCompile(`url\(|@import`).Match(css) {
+		t.Error("the style sheet loads something")
+	}
+}
+
+func links(page *html.Node) []string {
+	var list []string
+	for n := range page.Descendants() {
+		for _, a := range n.Attr {
+			if a.Key == "href" {
+				list = append(list, a.Val)
+			}
+		}
+	}
+	return list
+}
+
+func hasID(page *html.Node, id string) bool {
+	for n := range page.Descendants() {
+		for _, a := range n.Attr {
+			if a.Key == "id" && a.Val == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// TestServed shows what clients get besides the bodies.
+func TestServed(t *testing.T) {
+	d, err := apidoc.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, body := get(t, d, "/openapi.json", nil)
+	if !json.Valid(body) || !bytes.HasPrefix(body, []byte("{\n  \"openapi\": \"3.1.0\",\n  \"info\"")) {
+		t.Errorf("%.200s", body)
+	}
+	again, body := get(t, d, "/openapi.json", http.Header{"If-None-Match": {resp.Header.Get("ETag")}})
+	if again.StatusCode != http.StatusNotModified || len(body) > 0 {
+		t.Errorf("asked again: %s", again.Status)
+	}
+	resp, body = get(t, d, "/openapi.yaml", nil)
+	if resp.Header.Get("Content-Type") != "application/yaml" || !bytes.HasPrefix(body, []byte("openapi: 3.1.0\n")) {
+		t.Errorf("%s %.200s", resp.Header.Get("Content-Type"), body)
+	}
+	_, body = get(t, d, "/docs", nil)
+	for _, want := range []string{
+		`<article id="sendMessage">`, `curl -X POST &#34;$ESH3AR_URL/v1/messages&#34;`, `-H &#34;Authorization: Bearer $ESH3AR_API_KEY&#34;`,
+		`<code>errors[].code</code>`, `<a href="/problems/in-flight">`,
+	} {
+		if !bytes.Contains(body, []byte(want)) {
+			t.Errorf("the page of the API lacks %s", want)
+		}
+	}
+	req := httptest.NewRequest(http.MethodPost, "/docs", http.NoBody)
+	w := httptest.NewRecorder()
+	if d.ServeHTTP(w, req); w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST /docs: %d", w.Code)
+	}
+}
+
+func BenchmarkNew(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := apidoc.New(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
