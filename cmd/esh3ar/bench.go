@@ -20,10 +20,11 @@ import (
 
 // benchCmd puts load on a server and checks its promises.
 type benchCmd struct {
-	Load        benchLoadCmd   `cmd:"" default:"withargs" help:"Send and receive, and account for every message (the default)."`
-	AcceptRatio benchRatioCmd  `cmd:"" name:"accept-ratio" help:"Compare durable accepting with a bare HTTP handler, using wrk."`
-	Bare        benchBareCmd   `cmd:"" hidden:"" help:"Serve the bare handler."`
-	Worker      benchWorkerCmd `cmd:"" hidden:"" help:"Be a worker process of bench."`
+	Load        benchLoadCmd    `cmd:"" default:"withargs" help:"Send and receive, and account for every message (the default)."`
+	AcceptRatio benchRatioCmd   `cmd:"" name:"accept-ratio" help:"Compare durable accepting with a bare HTTP handler, using wrk."`
+	Balance     benchBalanceCmd `cmd:"" help:"Compare the balancer with HAProxy, using wrk."`
+	Bare        benchBareCmd    `cmd:"" hidden:"" help:"Serve the bare handler."`
+	Worker      benchWorkerCmd  `cmd:"" hidden:"" help:"Be a worker process of bench."`
 }
 
 // benchLoadCmd is the load from business clients and mobile users.

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/loadgen"
+)
+
+// benchBalanceCmd compares the balancer with HAProxy.
+type benchBalanceCmd struct {
+	Connections []int         `default:"100,1000" help:"Numbers of connections to compare at."`
+	Duration    time.Duration `default:"5s" help:"How long a round is."`
+	Rounds      int           `default:"3" help:"How often all sides take their turn."`
+	Rate        int           `default:"2000" help:"Requests a second at which latencies are compared."`
+	JSON        bool          `name:"json" help:"Print JSON."`
+}
+
+// Run measures and prints.
+func (c *benchBalanceCmd) Run(ctx context.Context, std stdio) error {
+	progress := func(what string) { fmt.Fprintln(std.err, what) }
+	end := func() {}
+	if f, ok := std.err.(*os.File); ok && isTerminal(f) {
+		progress = func(what string) { fmt.Fprintf(f, "\r\x1b[K%s", what) }
+		end = func() { fmt.Fprint(f, "\r\x1b[K") }
+	}
+	result, err := loadgen.BalanceRatio(ctx, loadgen.BalanceOptions{
+		Connections: c.Connections, Duration: c.Duration, Rounds: c.Rounds, Rate: c.Rate,
+		Bare: func(ctx context.Context) *exec.Cmd { return self(ctx, "bench", "bare") },
+		Balance: func(ctx context.Context, node, addrFile string) *exec.Cmd {
+			return self(ctx, "balance", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--addr-file", addrFile, "--node", node)
+		},
+		Progress: progress,
+	})
+	end()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(std.out).Encode(result)
+	}
+	return printBalance(std.out, result)
+}
+
+func printBalance(out io.Writer, result loadgen.BalanceResult) error {
+	var b strings.Builder
+	for _, r := range result.Ratios {
+		fmt.Fprintf(&b, "%d connections: esh3ar balance reaches %.0f %% of HAProxy, %.0f %% of the bare handler\n", r.Connections, 100*r.OfHAProxy, 100*r.OfBare)
+		for i := range r.Ours {
+			for _, side := range []struct {
+				name  string
+				round loadgen.BalanceRound
+			}{{"bare", r.Bare[i]}, {"HAProxy", r.HAProxy[i]}, {"ours", r.Ours[i]}} {
+				fmt.Fprintf(&b, "  %-8s%7.0f/s  p50 %v  p99 %v", side.name, side.round.PerSecond, side.round.P50, side.round.P99)
+				if side.round.CPU > 0 {
+					fmt.Fprintf(&b, "  %.1f µs of processor time a request", side.round.CPU)
+				}
+				fmt.Fprintln(&b, failures(side.round.RatioRound))
+			}
+		}
+	}
+	l := result.Latency
+	fmt.Fprintf(&b, "%d requests/s: p50 %v bare, %v through HAProxy, %v through esh3ar balance, which adds %v\n", l.Rate, l.Bare, l.HAProxy, l.Ours, l.Added)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
