@@ -23,7 +23,8 @@ const (
 	maxUnknownKeys  = 1 << 13                // likewise
 	keyLookups      = 8                      // look-ups of new keys at one time; others wait
 	keyLookupWait   = 2 * time.Second        // for their turn, then 503
-	keyLookupTime   = 250 * time.Millisecond // of one look-up
+	keyLookupTime   = 250 * time.Millisecond // of a key that is known, which works on if there is no answer
+	newKeyTime      = time.Second            // of one that is not
 	unknownPerSec   = 200                    // look-ups that find no key; beyond, new keys get 503
 	unknownBurst    = 1000
 	maxSecretLength = 256
@@ -306,7 +307,7 @@ func (k *keyring) find(ctx context.Context, hash [32]byte, remote string, missin
 	if err := k.guesses.stillAdmitted(from); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyLookupTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), newKeyTime)
 	defer cancel()
 	asked := time.Since(k.start)
 	key, client, err := k.source.ClientByKey(ctx, hash)
