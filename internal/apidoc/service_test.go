@@ -29,7 +29,10 @@ import (
 	"github.com/esh3artech/esh3ar/internal/store/sqlite"
 )
 
-const jwtSecret = "device tokens of these tests are signed with this"
+const (
+	jwtSecret = "device tokens of these tests are signed with this"
+	adminKey  = "esh_admin_of-these-tests"
+)
 
 // service is a running server, and the description that each of its answers is held against.
 type service struct {
@@ -47,7 +50,7 @@ type service struct {
 func start(t *testing.T, change func(*node.Config)) *service {
 	t.Helper()
 	cfg := node.DefaultConfig()
-	cfg.Listen, cfg.Data, cfg.JWTSecret = "127.0.0.1:0", t.TempDir(), jwtSecret
+	cfg.Listen, cfg.Data, cfg.JWTSecret, cfg.AdminKey = "127.0.0.1:0", t.TempDir(), jwtSecret, adminKey
 	change(&cfg)
 	s := &service{T: t, dir: cfg.Data, keys: seed(t, cfg.Data), http: &http.Client{Transport: &http.Transport{}}, spec: readSpec(t)}
 	s.problems = make(map[string]apidoc.Problem)
@@ -79,7 +82,7 @@ func start(t *testing.T, change func(*node.Config)) *service {
 	})
 	s.addr, s.routes = n.Info().Addr, n.Routes()
 	s.url = "http://" + s.addr
-	s.keys["full"] = n.Info().DevKey
+	s.keys["full"], s.keys["admin"] = n.Info().DevKey, adminKey
 	return s
 }
 
@@ -207,6 +210,9 @@ func (s *service) judge(req *http.Request, sent string, resp *http.Response, bod
 		return a
 	}
 	s.spec.seen[key{declared.response(status), code}] = true
+	if req.URL.Path == "/openapi.json" {
+		return a // which TestDocument holds against more than the few members that are described here
+	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	req.Body = io.NopCloser(strings.NewReader(sent))
 	if ok, errs := s.spec.validator.ValidateHttpResponse(req, resp); !ok {
@@ -263,29 +269,34 @@ func (s *service) told(what string, status int, d *document) {
 	}
 }
 
-// raw sends a request as it is written and returns the answer, which is judged like others. Shut says that
-// nothing more will be sent.
-func (s *service) raw(method, path, head, body string, shut bool, status int, code string) {
+// raw sends a request whose body is shorter than announced, and returns the answer, which is judged like
+// others. Shut says that nothing more will be sent.
+func (s *service) raw(q request, shut bool, status int, code string) {
 	s.Helper()
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer conn.Close()
+	secret := s.keys["full"]
+	if q.key != "" {
+		secret = s.keys[q.key]
+	}
 	// With an Origin net/http serves it, whatever it is.
-	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: esh3ar\r\nOrigin: https://a.example\r\nAuthorization: Bearer %s\r\n%s\r\n%s", method, path, s.keys["full"], head, body)
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: esh3ar\r\nOrigin: https://a.example\r\nAuthorization: Bearer %s\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", q.method, q.path, secret, len(q.body)+100, q.body)
 	if shut {
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			s.Fatal(err)
 		}
 	}
-	req, err := http.NewRequest(method, s.url+path, http.NoBody)
+	req, err := http.NewRequest(q.method, s.url+q.path, http.NoBody)
 	if err != nil {
 		s.Fatal(err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
-		s.Fatalf("%s %s: %v", method, path, err)
+		s.Fatalf("%s %s: %v", q.method, q.path, err)
 	}
 	defer resp.Body.Close()
 	answered, err := io.ReadAll(resp.Body)
@@ -345,9 +356,7 @@ func readSpec(t *testing.T) *spec {
 	}
 	v, errs := validator.NewValidator(doc, config.WithFormatAssertions(), config.WithStrictMode(),
 		// What senders put there, and maps.
-		config.WithStrictIgnorePaths("$.body.data.**", "$.body.messages[*].data.**", "$.body.metadata.*", "$.body.messages[*].metadata.*", "$.body.checks.*",
-			// The description itself.
-			"$.body.info", "$.body.servers", "$.body.security", "$.body.tags", "$.body.paths", "$.body.components"),
+		config.WithStrictIgnorePaths("$.body.data.**", "$.body.messages[*].data.**", "$.body.metadata.*", "$.body.messages[*].metadata.*", "$.body.checks.*", "$.body.entries[*].detail.*"),
 		config.WithStrictIgnoredHeadersExtra(
 			"Date", "Vary", "Cache-Control", "Content-Length", "Transfer-Encoding", "Content-Security-Policy", "X-Content-Type-Options",
 			"Referrer-Policy", "ETag", "Accept-Ranges", "Pragma", "Expires", "Connection", "Origin", "Accept-Encoding", "User-Agent"))
