@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 	"github.com/esh3artech/esh3ar/internal/notify/webhook"
 )
 
+// nodeIDFile holds the name by which this node is known among those that share the store.
+const nodeIDFile = "node-id"
+
 // newWebhooks makes the part that posts events to clients' endpoints.
 func (n *Node) newWebhooks(registry prometheus.Registerer) (err error) {
 	var allow []netip.Prefix
@@ -23,11 +27,15 @@ func (n *Node) newWebhooks(registry prometheus.Registerer) (err error) {
 		}
 		allow = append(allow, p.Masked())
 	}
+	id, _, err := secretFile(n.cfg.Data, nodeIDFile, rand.Text)
+	if err != nil {
+		return err
+	}
 	n.webhooks, err = webhook.New(webhook.Options{
 		Store: n.guarded, Events: n.notify, Retention: n.cfg.Retention,
 		Addresses: webhook.Addresses{Allow: allow}, Requests: n.cfg.WebhookRequests, Timeout: n.cfg.WebhookTimeout,
 		Backoff: webhook.Backoff{Span: n.cfg.WebhookRetryFor}, DisableAfter: n.cfg.WebhookDisableAfter,
-		Now: n.clock.Now, Logger: n.log, Metrics: registry,
+		Holder: id, Now: n.clock.Now, Logger: n.log, Metrics: registry,
 	})
 	return err
 }

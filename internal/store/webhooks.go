@@ -109,8 +109,9 @@ type WebhookUpdate struct {
 
 // WebhookSave moves a webhook on.
 type WebhookSave struct {
-	// Ref must have the stored version.
+	// Ref must have the stored version, and Holder hold the webhook.
 	Ref      WebhookRef
+	Holder   string
 	Progress WebhookProgress
 	// Unpark are removed first; keys without an event are passed over. Park are added then, or replaced.
 	Unpark []EventKey
@@ -133,8 +134,13 @@ type Webhooks interface {
 	// Webhooks returns all webhooks of a client, the oldest first.
 	Webhooks(ctx context.Context, client string) ([]Webhook, error)
 
-	// EnabledWebhooks returns every webhook that is not disabled.
-	EnabledWebhooks(ctx context.Context) ([]WebhookRef, error)
+	// HoldWebhooks gives the holder, for that time from now, the right to post to every webhook that is not
+	// disabled and that nobody else holds, and returns all of these. The time is the store's own, so that
+	// nodes need not agree on theirs.
+	HoldWebhooks(ctx context.Context, holder string, d time.Duration) ([]WebhookRef, error)
+
+	// ReleaseWebhooks gives up what the holder holds.
+	ReleaseWebhooks(ctx context.Context, holder string) error
 
 	// WebhookByRef returns a webhook for posting, with all its parked events: those of one message in the
 	// order of their Seq. Errors: ErrNotFound; ErrConflict if it has another version.
@@ -148,7 +154,8 @@ type Webhooks interface {
 	// Errors: ErrNotFound.
 	DeleteWebhook(ctx context.Context, client, id string, e AuditEntry) error
 
-	// SaveWebhook moves a webhook on. Errors: ErrConflict if it has another version or is gone.
+	// SaveWebhook moves a webhook on. Errors: ErrConflict if it has another version or another holder, or is
+	// gone.
 	SaveWebhook(ctx context.Context, s WebhookSave) error
 
 	// Deliveries returns the log of a webhook, newest first: entries with a Number below before, if that

@@ -61,7 +61,11 @@ type Options struct {
 	MaxParked int
 	// KeepDeliveries is how many requests the log of an endpoint holds. Default 1,000.
 	KeepDeliveries int
-	// WatchEvery is how often the store is asked for endpoints that were changed elsewhere. Default 5 s.
+	// Holder names this node among those that share the store: one at a time posts to an endpoint. A name that
+	// stays over restarts spares a node that crashed to wait for its own right to end. Default "node".
+	Holder string
+	// WatchEvery is how often the store is asked for endpoints that were changed elsewhere. The right to post to
+	// an endpoint is good for six times as long. Default 5 s.
 	WatchEvery time.Duration
 	// Grace is how long a stop lets what is under way go on. Default 3 s.
 	Grace time.Duration
@@ -111,6 +115,7 @@ func New(o Options) (*Service, error) {
 	setDefault(&o.DisableAfter, 72*time.Hour)
 	setDefault(&o.MaxParked, 1000)
 	setDefault(&o.KeepDeliveries, 1000)
+	setDefault(&o.Holder, "node")
 	setDefault(&o.WatchEvery, 5*time.Second)
 	setDefault(&o.Grace, 3*time.Second)
 	if o.Now == nil {
@@ -151,29 +156,47 @@ func (s *Service) Run(ctx context.Context) error {
 	running.Go(func() { s.prune(ctx) })
 	s.watch(ctx, grace, &running)
 	running.Wait()
+	// What is under way has ended: another node may go on at once.
+	if err := s.opts.Store.ReleaseWebhooks(grace, s.opts.Holder); err != nil {
+		s.storeFailed(err)
+	}
 	s.sender.close()
 	return ctx.Err()
 }
 
-// watch keeps a worker for each enabled endpoint, in its present version, until ctx ends.
+// holdFor is how many times WatchEvery the right to post is good.
+const holdFor = 6
+
+// watch keeps a worker for each enabled endpoint that this node holds, in its present version, until ctx
+// ends. When the store cannot be asked for long, the workers end before somebody else may begin.
 func (s *Service) watch(ctx, grace context.Context, running *sync.WaitGroup) {
 	workers := make(map[string]*worker)
 	ended := make(chan *worker)
 	tick := time.NewTicker(s.opts.WatchEvery)
 	defer tick.Stop()
+	start := func(w *worker) {
+		running.Go(func() {
+			w.run(ctx, grace)
+			select {
+			case ended <- w:
+			case <-ctx.Done():
+			}
+		})
+	}
+	var held time.Time // since when the rights are good
 	for {
-		if refs, err := s.opts.Store.EnabledWebhooks(ctx); err == nil {
-			s.adjust(workers, refs, func(w *worker) {
-				running.Go(func() {
-					w.run(ctx, grace)
-					select {
-					case ended <- w:
-					case <-ctx.Done():
-					}
-				})
-			})
-		} else if ctx.Err() == nil {
+		asked := time.Now()
+		refs, err := s.opts.Store.HoldWebhooks(ctx, s.opts.Holder, holdFor*s.opts.WatchEvery)
+		switch {
+		case err == nil:
+			held = asked
+			s.adjust(workers, refs, start)
+		case ctx.Err() == nil:
 			s.storeFailed(err)
+			// A right may be half as old as it can be when it is not renewed.
+			if time.Since(held) >= (holdFor/2-1)*s.opts.WatchEvery {
+				s.adjust(workers, nil, start)
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -22,9 +22,14 @@ func (b *Store) Webhooks(ctx context.Context, client string) ([]store.Webhook, e
 	return call(ctx, b, b.read, func(ctx context.Context) ([]store.Webhook, error) { return b.Store.Webhooks(ctx, client) })
 }
 
-// EnabledWebhooks implements store.Webhooks.
-func (b *Store) EnabledWebhooks(ctx context.Context) ([]store.WebhookRef, error) {
-	return call(ctx, b, b.read, b.Store.EnabledWebhooks)
+// HoldWebhooks implements store.Webhooks.
+func (b *Store) HoldWebhooks(ctx context.Context, holder string, d time.Duration) ([]store.WebhookRef, error) {
+	return call(ctx, b, b.write, func(ctx context.Context) ([]store.WebhookRef, error) { return b.Store.HoldWebhooks(ctx, holder, d) })
+}
+
+// ReleaseWebhooks implements store.Webhooks.
+func (b *Store) ReleaseWebhooks(ctx context.Context, holder string) error {
+	return do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.ReleaseWebhooks(ctx, holder) })
 }
 
 // WebhookByRef implements store.Webhooks.

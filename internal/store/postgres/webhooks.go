@@ -76,14 +76,28 @@ func (s *Store) Webhooks(ctx context.Context, client string) ([]store.Webhook, e
 	return list, s.classify(err)
 }
 
-// EnabledWebhooks implements store.Webhooks.
-func (s *Store) EnabledWebhooks(ctx context.Context) ([]store.WebhookRef, error) {
-	rows, err := s.pool.Query(ctx, `SELECT id, version FROM webhook WHERE disabled_at IS NULL`)
-	if err != nil {
+// HoldWebhooks implements store.Webhooks.
+func (s *Store) HoldWebhooks(ctx context.Context, holder string, d time.Duration) (list []store.WebhookRef, err error) {
+	b := new(pgx.Batch)
+	// Not every time: a right that is good for long needs no write.
+	b.Queue(`UPDATE webhook SET holder = $1, held_until = now.us + $2::bigint
+		FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us) now
+		WHERE disabled_at IS NULL AND (holder = $1 AND held_until < now.us + $2::bigint / 2 OR holder <> $1 AND held_until < now.us)`,
+		holder, d.Microseconds())
+	b.Queue(`SELECT id, version FROM webhook WHERE disabled_at IS NULL AND holder = $1`, holder).Query(func(rows pgx.Rows) error {
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[store.WebhookRef])
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, s.classify(err)
 	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[store.WebhookRef])
-	return list, s.classify(err)
+	return list, nil
+}
+
+// ReleaseWebhooks implements store.Webhooks.
+func (s *Store) ReleaseWebhooks(ctx context.Context, holder string) error {
+	_, err := s.pool.Exec(ctx, `UPDATE webhook SET holder = '', held_until = 0 WHERE holder = $1`, holder)
+	return s.classify(err)
 }
 
 // WebhookByRef implements store.Webhooks.
@@ -133,24 +147,25 @@ func scanParked(row pgx.CollectableRow) (p store.ParkedEvent, err error) {
 	return p, nil
 }
 
-// lockWebhook makes sure that a webhook has that version, which it keeps until the transaction ends.
-func lockWebhook(ctx context.Context, tx pgx.Tx, ref store.WebhookRef, missing error) error {
+// lockWebhook makes sure that a webhook has that version, which it keeps until the transaction ends, and
+// returns its holder.
+func lockWebhook(ctx context.Context, tx pgx.Tx, ref store.WebhookRef, missing error) (holder string, err error) {
 	var version int64
-	err := tx.QueryRow(ctx, `SELECT version FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, ref.ID).Scan(&version)
+	err = tx.QueryRow(ctx, `SELECT version, holder FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, ref.ID).Scan(&version, &holder)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return missing
+		return "", missing
 	case err == nil && version != ref.Version:
-		return store.ErrConflict
+		return "", store.ErrConflict
 	}
-	return err
+	return holder, err
 }
 
 // UpdateWebhook implements store.Webhooks.
 func (s *Store) UpdateWebhook(ctx context.Context, u store.WebhookUpdate, e store.AuditEntry) error {
 	h := &u.Webhook
 	return s.audited(ctx, e, func(tx pgx.Tx) error {
-		if err := lockWebhook(ctx, tx, store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
+		if _, err := lockWebhook(ctx, tx, store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
 			return err
 		}
 		b := new(pgx.Batch)
@@ -191,8 +206,12 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 // SaveWebhook implements store.Webhooks.
 func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := lockWebhook(ctx, tx, save.Ref, store.ErrConflict); err != nil {
+		holder, err := lockWebhook(ctx, tx, save.Ref, store.ErrConflict)
+		switch {
+		case err != nil:
 			return err
+		case holder == "" || holder != save.Holder:
+			return store.ErrConflict
 		}
 		id, p := save.Ref.ID, &save.Progress
 		b := new(pgx.Batch)

@@ -16,6 +16,7 @@ import (
 // webhookStatements are the writer's for webhooks.
 type webhookStatements struct {
 	count, insert, version, update, remove *stmt
+	hold, release                          *stmt
 
 	progress, restart, heal                      *stmt
 	park, unpark, revive, unparkAll, log, logged *stmt
@@ -31,7 +32,11 @@ func (s *webhookStatements) prepare(c *conn) (err error) {
 		{&s.insert, `INSERT INTO webhook (id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
 			created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`},
-		{&s.version, `SELECT version, client FROM webhook WHERE id = ?`},
+		{&s.version, `SELECT version, client, holder FROM webhook WHERE id = ?`},
+		// Not every time: a right that is good for long needs no write.
+		{&s.hold, `UPDATE webhook SET holder = ?1, held_until = ?3 WHERE disabled_at IS NULL AND
+			(holder = ?1 AND held_until < (?2 + ?3) / 2 OR holder <> ?1 AND held_until < ?2)`},
+		{&s.release, `UPDATE webhook SET holder = '', held_until = 0 WHERE holder = ?`},
 		{&s.update, `UPDATE webhook SET url = ?2, description = ?3, statuses = ?4, format = ?5, batch_max = ?6, secret = ?7,
 			old_secret = ?8, old_until = ?9, updated_at = ?10, disabled_at = ?11, disabled_reason = ?12, version = version + 1
 			WHERE id = ?1`},
@@ -123,15 +128,30 @@ func (s *Store) Webhooks(ctx context.Context, client string) (list []store.Webho
 	return list, err
 }
 
-// EnabledWebhooks implements store.Webhooks.
-func (s *Store) EnabledWebhooks(ctx context.Context) (list []store.WebhookRef, err error) {
+// HoldWebhooks implements store.Webhooks.
+func (s *Store) HoldWebhooks(ctx context.Context, holder string, d time.Duration) (list []store.WebhookRef, err error) {
+	now := time.Now()
+	if err := s.writer.do(ctx, 1, func(w *writer) error {
+		_, err := w.stmts.webhooks.hold.exec(holder, now.UnixMicro(), now.Add(d).UnixMicro())
+		return classify(err)
+	}); err != nil {
+		return nil, err
+	}
 	err = s.each(ctx, func(r *sql.Rows) error {
 		var ref store.WebhookRef
 		err := r.Scan(&ref.ID, &ref.Version)
 		list = append(list, ref)
 		return err
-	}, `SELECT id, version FROM webhook WHERE disabled_at IS NULL`)
+	}, `SELECT id, version FROM webhook WHERE disabled_at IS NULL AND holder = ?`, holder)
 	return list, err
+}
+
+// ReleaseWebhooks implements store.Webhooks.
+func (s *Store) ReleaseWebhooks(ctx context.Context, holder string) error {
+	return s.writer.do(ctx, 1, func(w *writer) error {
+		_, err := w.stmts.webhooks.release.exec(holder)
+		return classify(err)
+	})
 }
 
 // each runs a query and calls do for each of its rows.
@@ -204,25 +224,25 @@ func decodeParked(block []byte) (esh3ar.Event, error) {
 	return events[0], nil
 }
 
-// hasVersion makes sure that a webhook has that version.
-func (w *writer) hasVersion(ref store.WebhookRef, missing error) error {
+// hasVersion makes sure that a webhook has that version, and returns its holder.
+func (w *writer) hasVersion(ref store.WebhookRef, missing error) (holder string, err error) {
 	row, err := w.stmts.webhooks.version.row(ref.ID)
 	switch {
 	case err != nil:
-		return classify(err)
+		return "", classify(err)
 	case row == nil:
-		return missing
+		return "", missing
 	case row[0].(int64) != ref.Version:
-		return store.ErrConflict
+		return "", store.ErrConflict
 	}
-	return nil
+	return row[2].(string), nil
 }
 
 // UpdateWebhook implements store.Webhooks.
 func (s *Store) UpdateWebhook(ctx context.Context, u store.WebhookUpdate, e store.AuditEntry) error {
 	h := &u.Webhook
 	return s.writer.do(ctx, 3+h.Parked, func(w *writer) error {
-		if err := w.hasVersion(store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
+		if _, err := w.hasVersion(store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
 			return err
 		}
 		q := &w.stmts.webhooks
@@ -267,8 +287,12 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
 	return s.writer.do(ctx, 1+len(save.Park)+len(save.Unpark)+len(save.Deliveries), func(w *writer) error {
 		id := save.Ref.ID
-		if err := w.hasVersion(save.Ref, store.ErrConflict); err != nil {
+		holder, err := w.hasVersion(save.Ref, store.ErrConflict)
+		switch {
+		case err != nil:
 			return err
+		case holder == "" || holder != save.Holder:
+			return store.ErrConflict
 		}
 		q := &w.stmts.webhooks
 		p := &save.Progress

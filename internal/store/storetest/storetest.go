@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Webhooks", testWebhooks},
 		{"WebhookLimit", testWebhookLimit},
 		{"WebhookProgress", testWebhookProgress},
+		{"WebhookHolders", testWebhookHolders},
 		{"WebhookLog", testWebhookLog},
 		{"EventTime", testEventTime},
 		{"Prune", testPrune},

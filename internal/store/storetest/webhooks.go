@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,10 +66,7 @@ func testWebhooks(w *world) {
 	list, err := w.s.Webhooks(w.Context(), "c")
 	w.is("list", err, nil)
 	w.same("list", list, []store.Webhook{a, b})
-	refs, err := w.s.EnabledWebhooks(w.Context())
-	w.is("enabled", err, nil)
-	slices.SortFunc(refs, func(a, b store.WebhookRef) int { return slices.Compare([]byte(a.ID), []byte(b.ID)) })
-	w.same("enabled", refs, []store.WebhookRef{{ID: "a", Version: 1}, {ID: "o", Version: 1}})
+	w.same("held", w.held("n", time.Hour), []store.WebhookRef{{ID: "a", Version: 1}, {ID: "o", Version: 1}})
 
 	w.is("an id that is taken", w.s.CreateWebhook(w.Context(), a, 100, w.webhookEntry("twice", &a)), store.ErrPermanent)
 	w.is("too many", w.s.CreateWebhook(w.Context(), w.webhook("c", "n"), 2, w.webhookEntry("many", &a)), store.ErrTooMany)
@@ -96,6 +94,51 @@ func testWebhooks(w *world) {
 	w.is("delete again", w.s.DeleteWebhook(w.Context(), "c", "a", w.webhookEntry("again", &a)), store.ErrNotFound)
 	w.sameWebhook(b)
 	w.same("audit log", w.actions(), []string{"webhook.delete a", "webhook.replay a", "webhook.update a", "webhook.create o", "webhook.create a", "webhook.create b"})
+}
+
+// held returns what a holder holds, by id.
+func (w *world) held(holder string, d time.Duration) []store.WebhookRef {
+	w.Helper()
+	refs, err := w.s.HoldWebhooks(w.Context(), holder, d)
+	w.is("hold", err, nil)
+	slices.SortFunc(refs, func(a, b store.WebhookRef) int { return strings.Compare(a.ID, b.ID) })
+	return refs
+}
+
+// testWebhookHolders: one node at a time posts to a webhook.
+func testWebhookHolders(w *world) {
+	a, b := w.webhook("c", "a"), w.webhook("c", "b")
+	w.createWebhook(a)
+	both := []store.WebhookRef{{ID: "a", Version: 1}, {ID: "b", Version: 1}}
+	w.same("held by m", w.held("m", time.Hour), both[:1])
+	w.same("held by n", len(w.held("n", time.Hour)), 0)
+	w.createWebhook(b)
+	w.same("held by n", w.held("n", time.Millisecond), both[1:])
+	w.same("held by m", w.held("m", time.Hour)[0], both[0])
+
+	save := store.WebhookSave{Ref: both[0], Progress: store.WebhookProgress{Cursor: "on"}}
+	for holder, want := range map[string]error{"n": store.ErrConflict, "": store.ErrConflict, "m": nil} {
+		save.Holder = holder
+		w.is("save by "+holder, w.s.SaveWebhook(w.Context(), save), want)
+	}
+	// A right ends by itself, and before that when it is given up.
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for len(w.held("m", time.Hour)) < 2 {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			w.Fatal("a right does not end")
+		}
+	}
+	w.same("held by n", len(w.held("n", time.Hour)), 0)
+	save.Holder = "m"
+	w.is("release", w.s.ReleaseWebhooks(w.Context(), "m"), nil)
+	w.is("save after the release", w.s.SaveWebhook(w.Context(), save), store.ErrConflict)
+	w.same("held by n", w.held("n", time.Hour), both)
+	w.same("held by m", len(w.held("m", time.Hour)), 0)
 }
 
 func second[T any](_ T, err error) error { return err }
@@ -127,6 +170,7 @@ func testWebhookProgress(w *world) {
 	w.createWebhook(h)
 	w.createWebhook(w.webhook("c", "b"))
 	ref := store.WebhookRef{ID: "a", Version: 1}
+	w.held("n", time.Hour)
 	load := func() []store.ParkedEvent {
 		w.Helper()
 		got, parked, err := w.s.WebhookByRef(w.Context(), ref)
@@ -152,7 +196,7 @@ func testWebhookProgress(w *world) {
 	m10, m2, n3 := event(m, 10), event(m, 2), event(n, 3)
 	m2.Attempts, m2.FirstAt = 3, w.now
 	h.WebhookProgress = store.WebhookProgress{Cursor: "on", FailingSince: w.now, ResumeAt: w.now.Add(time.Hour), SucceededAt: w.now, LostAt: w.now}
-	save := store.WebhookSave{Ref: ref, Progress: h.WebhookProgress, Park: []store.ParkedEvent{n3, m10, m2}}
+	save := store.WebhookSave{Ref: ref, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{n3, m10, m2}}
 	w.is("save", w.s.SaveWebhook(w.Context(), save), nil)
 	w.is("save again", w.s.SaveWebhook(w.Context(), save), nil)
 	parked := load()
@@ -167,14 +211,14 @@ func testWebhookProgress(w *world) {
 	m10.Attempts, m10.NextAt = 1, w.tick(time.Minute)
 	h.WebhookProgress = store.WebhookProgress{Cursor: "further"}
 	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{
-		Ref: ref, Progress: h.WebhookProgress, Park: []store.ParkedEvent{m10},
+		Ref: ref, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{m10},
 		Unpark: []store.EventKey{{Message: m.ID, Seq: 2}, {Message: n.ID, Seq: 3}, {Message: n.ID, Seq: 4}},
 	}), nil)
 	w.same("parked", load(), []store.ParkedEvent{m10})
 
 	// Who holds an old version moves nothing.
 	for _, old := range []store.WebhookRef{{ID: "a", Version: 2}, {ID: "x", Version: 1}} {
-		w.is("save of another version", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: old, Progress: store.WebhookProgress{Cursor: "no"}}), store.ErrConflict)
+		w.is("save of another version", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: old, Holder: "n", Progress: store.WebhookProgress{Cursor: "no"}}), store.ErrConflict)
 	}
 	_, _, err = w.s.WebhookByRef(w.Context(), store.WebhookRef{ID: "a", Version: 2})
 	w.is("another version", err, store.ErrConflict)
@@ -184,7 +228,7 @@ func testWebhookProgress(w *world) {
 
 	// Reviving forgets failures.
 	h.WebhookProgress = store.WebhookProgress{Cursor: "further", FailingSince: w.now, ResumeAt: w.now, SucceededAt: w.now, LostAt: w.now}
-	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: ref, Progress: h.WebhookProgress}), nil)
+	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: ref, Holder: "n", Progress: h.WebhookProgress}), nil)
 	h.UpdatedAt = w.tick(time.Hour)
 	w.is("revive", w.s.UpdateWebhook(w.Context(), store.WebhookUpdate{Webhook: h, Revive: true}, w.webhookEntry("webhook.enable", &h)), nil)
 	ref.Version, h.Version, h.FailingSince, h.ResumeAt = 2, 2, time.Time{}, time.Time{}
@@ -203,6 +247,7 @@ func testWebhookLog(w *world) {
 	a, b := w.webhook("c", "a"), w.webhook("c", "b")
 	w.createWebhook(a)
 	w.createWebhook(b)
+	w.held("n", time.Hour)
 	m := w.message(1, "c", "r")
 	delivery := func(i int) store.WebhookDelivery {
 		d := store.WebhookDelivery{
@@ -222,7 +267,7 @@ func testWebhookLog(w *world) {
 		all = append(all, part...)
 		for _, h := range []store.Webhook{a, b} {
 			w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{
-				Ref: store.WebhookRef{ID: h.ID, Version: 1}, Progress: h.WebhookProgress, Deliveries: part, KeepDeliveries: keep,
+				Ref: store.WebhookRef{ID: h.ID, Version: 1}, Holder: "n", Progress: h.WebhookProgress, Deliveries: part, KeepDeliveries: keep,
 			}), nil)
 		}
 	}

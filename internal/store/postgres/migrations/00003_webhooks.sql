@@ -21,11 +21,13 @@ CREATE TABLE webhook (
     failing_since   bigint,
     resume_at       bigint,
     succeeded_at    bigint,
-    lost_at         bigint
+    lost_at         bigint,
+    holder          text    NOT NULL DEFAULT '', -- the node that posts
+    held_until      bigint  NOT NULL DEFAULT 0
 );
 
 CREATE INDEX webhook_client ON webhook (client, created_at);
-CREATE INDEX webhook_enabled ON webhook (id, version) WHERE disabled_at IS NULL;
+CREATE INDEX webhook_enabled ON webhook (holder) WHERE disabled_at IS NULL;
 
 -- Events before a webhook's cursor that are still to be posted.
 CREATE TABLE webhook_parked (

@@ -21,11 +21,13 @@ CREATE TABLE webhook (
     failing_since   INTEGER,
     resume_at       INTEGER,
     succeeded_at    INTEGER,
-    lost_at         INTEGER
+    lost_at         INTEGER,
+    holder          TEXT    NOT NULL DEFAULT '', -- the node that posts
+    held_until      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX webhook_client ON webhook (client, created_at);
-CREATE INDEX webhook_enabled ON webhook (id, version) WHERE disabled_at IS NULL;
+CREATE INDEX webhook_enabled ON webhook (holder) WHERE disabled_at IS NULL;
 
 -- Events before a webhook's cursor that are still to be posted.
 CREATE TABLE webhook_parked (
