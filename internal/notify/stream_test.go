@@ -25,7 +25,7 @@ func serve(w *world) (url string, revoked *atomic.Bool) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		err := w.ServeEvents(rw, r, r.Header.Get("Client"), func(context.Context) error {
 			if revoked.Load() {
-				return esh3ar.Errorf(esh3ar.KindUnauthorized, "api_key_revoked", "revoked")
+				return esh3ar.Errorf(esh3ar.KindForbidden, "client_suspended", "not any more") // like KindUnauthorized, see hub_test.go
 			}
 			return nil
 		})
@@ -197,7 +197,7 @@ func TestStreamEndsWithItsKey(t *testing.T) {
 	s := openStream(t, url, "alice", "")
 	s.next()
 	revoked.Store(true)
-	if f := s.next(); f["event"] != "problem" || !strings.Contains(f["data"], "revoked") {
+	if f := s.next(); f["event"] != "problem" || !strings.Contains(f["data"], "not any more") {
 		t.Errorf("%v", f)
 	}
 	if f := s.next(); f != nil {
