@@ -51,6 +51,21 @@ func TestLiveWithoutChecks(t *testing.T) {
 	}
 }
 
+func TestReadinessTellsTheLoad(t *testing.T) {
+	h := health.New(slog.New(slog.DiscardHandler))
+	if _, r := readyz(t, h); r.Load != nil {
+		t.Errorf("load %+v although nobody tells it", r.Load)
+	}
+	load := health.Load{Free: 0.5, InFlight: 3, Limit: 100}
+	h.TellLoad(func() health.Load { return load })
+	for range 2 { // it is asked every time, unlike the checks
+		load.InFlight++
+		if _, r := readyz(t, h); r.Load == nil || *r.Load != load {
+			t.Errorf("load %+v, want %+v", r.Load, load)
+		}
+	}
+}
+
 func TestReadinessFollowsChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
