@@ -35,6 +35,7 @@ var notProvoked = map[string]string{
 	"api_key_not_checked":               "a store that does not answer",
 	"timeout":                           "a store that is slow",
 	"stopping":                          "a server that stops",
+	"shard_moving":                      "several servers",
 	"message_changing":                  "a race of several requests about one dead letter",
 	"payload_unavailable":               "a store that refuses a payload for good",
 	"GET /v1/events 410 cursor_expired": "a retention that has passed",

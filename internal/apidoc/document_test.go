@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -132,6 +133,44 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s: the operationId %q is missing or comes twice", o.name, id)
 		}
 		seen[id] = true
+	}
+}
+
+// TestProblemsOfOperations compares the problems that the document names with their rows: each is of the status
+// that it is named under, and each is named.
+func TestProblemsOfOperations(t *testing.T) {
+	rows, err := apidoc.Problems()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := make(map[string]int)
+	for _, row := range rows {
+		status[row.Code] = row.Status
+	}
+	p := readSpec(t)
+	named := map[string]bool{
+		"message_too_large":  true,                             // in the result of one message of a batch
+		"already_subscribed": true,                             // at the hub
+		"invalid":            true,                             // a field's alone
+		"no_such_route":      true, "method_not_allowed": true, // on every path
+	}
+	for _, o := range p.operations() {
+		for number, r := range o.node["responses"].(map[string]any) {
+			r := r.(map[string]any)
+			if ref, ok := r["$ref"].(string); ok {
+				r = p.follow(ref)
+			}
+			for _, code := range codesOf(r) {
+				if named[code] = true; code != "" && strconv.Itoa(status[code]) != number {
+					t.Errorf("%s: %s is named under %s and has the status %d", o.name, code, number, status[code])
+				}
+			}
+		}
+	}
+	for code := range status {
+		if !named[code] {
+			t.Errorf("no operation names %s", code)
+		}
 	}
 }
 
