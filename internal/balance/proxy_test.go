@@ -10,9 +10,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/balance/picker"
 )
 
 // echo answers with what it got.
@@ -294,6 +297,9 @@ func TestFailingNodes(t *testing.T) {
 						o.ResponseTimeout = 100 * time.Millisecond
 						o.Picker.Failures = 1000
 						o.RetryShare = 1
+					})
+					eventually(t, "the good node is known to be ready", func() bool {
+						return slices.ContainsFunc(b.views(), func(v picker.View) bool { return v.ID == good.url && v.State == picker.Ready })
 					})
 					client := httpClient(t)
 					seen := make(map[string]int)

@@ -437,6 +437,9 @@ func TestBooksBalance(t *testing.T) {
 				i := rapid.IntRange(0, len(under)-1).Draw(t, "i")
 				x := under[i]
 				under = slices.Delete(under, i, i+1)
+				if !set[x.id] && !slices.ContainsFunc(under, func(y pick) bool { return y.id == x.id }) {
+					delete(state, x.id) // it is forgotten
+				}
 				p.Done(now, x.id, Outcome{
 					Result: Result(rapid.IntRange(0, int(Void)).Draw(t, "result")), Stream: x.stream,
 					Latency: time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "latency")),
