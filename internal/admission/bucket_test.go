@@ -53,8 +53,8 @@ func TestBucketBound(t *testing.T) {
 			for _, p := range passed[i:] {
 				sum += p.n
 				largest = max(largest, p.n)
-				most := float64(rate)*(p.at-passed[i].at).Seconds() + float64(largest)
-				if float64(sum) > most+1e-3 {
+				// The first one may have waited for less than a nanosecond.
+				if most := int64(rate)*int64(p.at-passed[i].at+1) + int64(largest)*token; int64(sum)*token > most {
 					t.Fatalf("%d go through in %s at %d/s with a burst of %d", sum, p.at-passed[i].at, rate, burst)
 				}
 			}

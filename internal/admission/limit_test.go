@@ -160,6 +160,13 @@ func TestLimitRecovers(t *testing.T) {
 	if s.refused[0] != 0 {
 		t.Errorf("when it is fast again: %v", &s)
 	}
+	// Also when little comes for a while, so that nothing shows what it could carry, and then all at once.
+	s.run(slow, 8*time.Second, gold(15_000))
+	s.run(fast, 5*time.Second, gold(100))
+	s.run(fast, 5*time.Second, gold(15_000))
+	if s.refused[0] != 0 {
+		t.Errorf("after a lull: %v", &s)
+	}
 }
 
 // A single slow sync refuses nobody, and a journal that hangs lets only so much pile up.

@@ -133,10 +133,15 @@ func TestRateOfAClient(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 		time.Sleep(8 * time.Second)
-		if a := do("carol", path, body); a.status != http.StatusAccepted {
+		j.fail = journal.ErrUnknown
+		if a := do("carol", path, body); a.status != http.StatusServiceUnavailable {
 			t.Errorf("%+v", a)
 		}
-		if n := (&service{t: t, metrics: registry}).metric("esh3ar_admission_refusals_total", "rate"); n != 3 {
+		j.fail = nil
+		if a := do("carol", path, body); a.status != http.StatusTooManyRequests {
+			t.Errorf("%+v", a)
+		}
+		if n := (&service{t: t, metrics: registry}).metric("esh3ar_admission_refusals_total", "rate"); n != 4 {
 			t.Errorf("%v refusals are counted", n)
 		}
 	})
@@ -166,7 +171,14 @@ func TestBriefWaits(t *testing.T) {
 				}
 			})
 		}
+		synctest.Wait()
+		if n := a.load.inFlight(); n != 0 {
+			t.Errorf("%d calls that wait for their client's rate count as load", n)
+		}
 		calls.Wait()
+		if took := a.load.took.Load(); took != 0 {
+			t.Errorf("the wait counts as latency: %s", time.Duration(took))
+		}
 		if n := accepted.Load(); n != 3 || time.Since(start) != 100*time.Millisecond {
 			t.Errorf("%d of five accepted in %s", n, time.Since(start))
 		}
@@ -296,6 +308,49 @@ func TestUsageWhileTheStoreFails(t *testing.T) {
 	if usage.told.Load() != told {
 		t.Error("the store is told although nothing was used")
 	}
+}
+
+// usageMap is Usage in memory.
+type usageMap map[string]int64
+
+func (u usageMap) AddUsage(_ context.Context, _ int64, add map[string]int64) (map[string]int64, error) {
+	for id, n := range add {
+		u[id] += n
+	}
+	return u, nil
+}
+
+// What is used is reported within a second, and when the server stops.
+func TestUsageIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		usage := make(usageMap)
+		a := testAPI(t, Options{Keys: newKeyTable(), Journal: noJournal{}, Usage: usage})
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = a.Run(ctx) })
+		charge := func(n int) {
+			if _, err := a.accounts.charge(&esh3ar.Client{ID: "c", DailyQuota: 100}, n, time.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		charge(1)
+		synctest.Wait()
+		if usage["c"] != 1 {
+			t.Errorf("a client that is new here is not asked for at once: %v", usage)
+		}
+		charge(2)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if usage["c"] != 3 {
+			t.Errorf("after a second: %v", usage)
+		}
+		charge(4)
+		stop()
+		running.Wait()
+		if usage["c"] != 7 {
+			t.Errorf("after the stop: %v", usage)
+		}
+	})
 }
 
 // slowJournal makes messages durable one after the other, each in its time, as a disk that is too slow for the load
