@@ -1,7 +1,7 @@
 // Package apidoc is the API's description: the OpenAPI document (openapi.yaml, kept by hand), the pages made
 // of it, and a page for every problem (problems.yaml). Tests hold both against a real server, so whoever adds
-// a route or a problem is told what to describe. All is rendered once, at the start; no page needs a script or
-// anything from elsewhere.
+// a route or a problem is told what to describe. All is rendered once; no page needs a script or anything from
+// elsewhere.
 package apidoc
 
 import (
@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -20,14 +21,32 @@ var openAPIYAML []byte
 //go:embed style.css
 var styleCSS []byte
 
-// Docs serves the description. It does not change once it is made, and has nothing to close.
+// Docs serves the description. It has nothing to close.
 type Docs struct {
-	mux      *http.ServeMux
-	patterns []string
+	// load makes everything at the first request, some 60 ms of work that a start should not wait for.
+	load func() (*http.ServeMux, error)
 }
 
-// New reads the description and renders its pages. An error means that what is embedded is faulty.
-func New() (*Docs, error) {
+// New returns the Docs.
+func New() *Docs { return &Docs{load: sync.OnceValues(render)} }
+
+// Patterns returns the paths that the Docs serves, as http.ServeMux takes them. All take GET and HEAD.
+func (d *Docs) Patterns() []string {
+	return []string{"/docs", "/docs/style.css", "/openapi.json", "/openapi.yaml", "/problems", "/problems/{problem}"}
+}
+
+// ServeHTTP implements http.Handler. It answers 500 if what is embedded is faulty, which the tests rule out.
+func (d *Docs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	mux, err := d.load()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	mux.ServeHTTP(w, r)
+}
+
+// render reads the description, renders its pages and returns what serves them.
+func render() (*http.ServeMux, error) {
 	spec, err := parseYAML(openAPIYAML)
 	if err != nil {
 		return nil, fmt.Errorf("apidoc: openapi.yaml: %w", err)
@@ -44,33 +63,21 @@ func New() (*Docs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apidoc: %w", err)
 	}
-	d := &Docs{mux: http.NewServeMux()}
-	d.serve("/openapi.yaml", "application/yaml", openAPIYAML)
-	d.serve("/openapi.json", "application/json", []byte(asJSON+"\n"))
-	d.serve("/docs/style.css", "text/css; charset=utf-8", styleCSS)
-	d.serve("/docs", html, p.docs)
-	d.serve("/problems", html, p.index)
-	notFound := newPage(html, p.unknown)
-	d.patterns = append(d.patterns, "/problems/{problem}")
-	d.mux.HandleFunc("GET /problems/{problem}", func(w http.ResponseWriter, r *http.Request) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /openapi.yaml", newPage("application/yaml", openAPIYAML))
+	mux.Handle("GET /openapi.json", newPage("application/json", []byte(asJSON+"\n")))
+	mux.Handle("GET /docs/style.css", newPage("text/css; charset=utf-8", styleCSS))
+	mux.Handle("GET /docs", newPage(html, p.docs))
+	mux.Handle("GET /problems", newPage(html, p.index))
+	unknown := newPage(html, p.unknown)
+	mux.HandleFunc("GET /problems/{problem}", func(w http.ResponseWriter, r *http.Request) {
 		if one := p.problems[r.PathValue("problem")]; one != nil {
 			one.ServeHTTP(w, r)
 			return
 		}
-		notFound.refuse(w, http.StatusNotFound)
+		unknown.refuse(w, http.StatusNotFound)
 	})
-	return d, nil
-}
-
-// Patterns returns the paths that the Docs serves, as http.ServeMux takes them. All take GET and HEAD.
-func (d *Docs) Patterns() []string { return d.patterns }
-
-// ServeHTTP implements http.Handler.
-func (d *Docs) ServeHTTP(w http.ResponseWriter, r *http.Request) { d.mux.ServeHTTP(w, r) }
-
-func (d *Docs) serve(path, media string, body []byte) {
-	d.patterns = append(d.patterns, path)
-	d.mux.Handle("GET "+path, newPage(media, body))
+	return mux, nil
 }
 
 const html = "text/html; charset=utf-8"

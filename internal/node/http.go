@@ -48,12 +48,8 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		Trusted: trusted, Metrics: n.health.Registry(),
 	})
 
-	mux, err := n.routes(api)
-	if err != nil {
-		return err
-	}
 	n.http = &http.Server{
-		Handler:           trusted.Handler(mux),
+		Handler:           trusted.Handler(n.routes(api)),
 		ReadHeaderTimeout: n.cfg.HeaderTimeout,
 		ReadTimeout:       n.cfg.HeaderTimeout + n.cfg.BodyTimeout,
 		IdleTimeout:       n.cfg.IdleTimeout,
@@ -70,7 +66,7 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 }
 
 // routes returns what serves each path, and notes which there are.
-func (n *Node) routes(api *ingest.API) (*http.ServeMux, error) {
+func (n *Node) routes(api *ingest.API) *http.ServeMux {
 	mux := http.NewServeMux()
 	n.paths = make(map[string][]string)
 	shared := crossOrigin(n.cfg.AllowedOrigins)
@@ -82,10 +78,7 @@ func (n *Node) routes(api *ingest.API) (*http.ServeMux, error) {
 		n.paths[path] = []string{http.MethodDelete, http.MethodGet, http.MethodPost}
 		n.paths[path+"/negotiate"] = []string{http.MethodPost}
 	}
-	docs, err := apidoc.New()
-	if err != nil {
-		return nil, err
-	}
+	docs := apidoc.New()
 	// Tools in browsers read the description, too.
 	documents := shared(docs)
 	read := []string{http.MethodGet, http.MethodHead}
@@ -97,7 +90,7 @@ func (n *Node) routes(api *ingest.API) (*http.ServeMux, error) {
 		mux.Handle(path, n.health.Handler())
 		n.paths[path] = read
 	}
-	return mux, nil
+	return mux
 }
 
 // Routes returns the patterns of all paths that are served, with the methods that each takes. The caller must
