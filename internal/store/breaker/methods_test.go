@@ -46,8 +46,8 @@ type whole struct {
 	store.RejectReader
 }
 
-func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store {
+func TestClientsConform(t *testing.T) {
+	storetest.RunClients(t, func(t *testing.T) store.Store {
 		s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), sqlite.Options{})
 		if err != nil {
 			t.Fatal(err)

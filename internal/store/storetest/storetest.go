@@ -19,10 +19,8 @@ import (
 // called several times and the stores must not share anything. The store must also be a store.Pruner
 // and a store.RejectReader.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
-	for _, test := range []struct {
-		name string
-		run  func(*world)
-	}{
+	RunClients(t, open)
+	run(t, open, []test{
 		{"Claim", testClaim},
 		{"ClaimsRace", testClaimsRace},
 		{"NotOwner", testNotOwner},
@@ -48,15 +46,6 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Events", testEvents},
 		{"EventsWhileWritten", testEventsWhileWritten},
 		{"Rejects", testRejects},
-		{"Clients", testClients},
-		{"ClientsRace", testClientsRace},
-		{"ListClients", testListClients},
-		{"DeleteClient", testDeleteClient},
-		{"Keys", testKeys},
-		{"KeysEnd", testKeysEnd},
-		{"TouchKeys", testTouchKeys},
-		{"Audit", testAudit},
-		{"Usage", testUsage},
 		{"Webhooks", testWebhooks},
 		{"WebhookLimit", testWebhookLimit},
 		{"WebhookProgress", testWebhookProgress},
@@ -66,7 +55,31 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Prune", testPrune},
 		{"PruneAfterClockJumps", testPruneClock},
 		{"Model", testModel},
-	} {
+	})
+}
+
+// RunClients runs the part of the suite that is about clients, their keys, the audit log and usage.
+func RunClients(t *testing.T, open func(t *testing.T) store.Store) {
+	run(t, open, []test{
+		{"Clients", testClients},
+		{"ClientsRace", testClientsRace},
+		{"ListClients", testListClients},
+		{"DeleteClient", testDeleteClient},
+		{"Keys", testKeys},
+		{"KeysEnd", testKeysEnd},
+		{"TouchKeys", testTouchKeys},
+		{"Audit", testAudit},
+		{"Usage", testUsage},
+	})
+}
+
+type test struct {
+	name string
+	run  func(*world)
+}
+
+func run(t *testing.T, open func(t *testing.T) store.Store, tests []test) {
+	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(&world{T: t, s: open(t), now: start})
 		})
