@@ -88,16 +88,19 @@ func (a *attempts) refused(n *backend, replayable bool) bool {
 	return a.spend("refusal", true)
 }
 
+// spend takes a retry from the budget, if there is a node for it. It reports false if there is none, or
+// if the budget is empty.
 func (a *attempts) spend(why string, charge bool) bool {
 	b := a.balancer
-	if charge {
-		b.mu.Lock()
-		ok := b.budget.Spend()
-		b.mu.Unlock()
-		if !ok {
+	b.mu.Lock()
+	has := b.picker.Has(time.Now(), a.tried)
+	affordable := has && (!charge || b.budget.Spend())
+	b.mu.Unlock()
+	if !affordable {
+		if has {
 			b.metrics.unaffordable.Inc()
-			return false
 		}
+		return false
 	}
 	b.metrics.retried.WithLabelValues(why).Inc()
 	return true

@@ -52,6 +52,7 @@ type clientConn struct {
 	refusal []byte // the answer of a node that refused
 
 	reading, writing deadline
+	headerBy         time.Time // when the header at hand must be whole; zero before its first byte
 }
 
 // endIdle ends the connection if it waits for a request.
@@ -61,7 +62,8 @@ func (c *clientConn) endIdle() {
 	}
 }
 
-// abort ends it at once.
+// abort ends it at once. It is for the end of a drain: the connection to a node that it closes may be
+// another client's by now, which is cut off as well.
 func (c *clientConn) abort() {
 	c.raw.Close()
 	if u := c.using.Load(); u != nil {
@@ -98,6 +100,7 @@ func (c *clientConn) serve() {
 		c.out = out
 		switch v {
 		case plain:
+			c.headerBy = time.Time{}
 			if !c.forward(r) {
 				return
 			}
@@ -152,12 +155,15 @@ func (c *clientConn) read() bool {
 	if len(c.buf) == cap(c.buf) {
 		c.grow(2 * cap(c.buf))
 	}
-	limit := opts.HeaderTimeout
 	waits := len(c.buf) == 0
 	if waits {
-		limit = opts.IdleTimeout
+		c.readWithin(opts.IdleTimeout)
+	} else if c.headerBy.IsZero() {
+		// For the header as a whole: a client that sends it byte by byte gains nothing.
+		c.headerBy = time.Now().Add(opts.HeaderTimeout)
+		c.reading = deadline{c.headerBy}
+		c.Conn.SetReadDeadline(c.headerBy)
 	}
-	c.readWithin(limit)
 	if waits {
 		// Whoever drains looks at idle after closed, and this looks at closed after idle: one of them sees.
 		c.idle.Store(true)

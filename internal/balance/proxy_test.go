@@ -463,10 +463,8 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 
 // A connection that the node closed while it was idle is no failure of a request.
 func TestIdleConnectionsMayBeClosed(t *testing.T) {
-	var open net.Conn
 	closed := make(chan struct{})
 	node := raw(t, func(c net.Conn, r *http.Request, _ []byte) bool {
-		open = c
 		if !respond(c, 202, "", "ok") {
 			return false
 		}
@@ -480,8 +478,7 @@ func TestIdleConnectionsMayBeClosed(t *testing.T) {
 	c := httpClient(t)
 	ask(t, c, "POST", b.url+"/close", "{}")
 	<-closed
-	time.AfterFunc(2*doubtAfter, func() {}) // the look at an idle connection is for older ones
-	eventually(t, "the connection has been idle long enough", func() bool {
+	eventually(t, "the connection has been idle long enough to be looked at", func() bool {
 		n := b.nodes()[0]
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -490,7 +487,30 @@ func TestIdleConnectionsMayBeClosed(t *testing.T) {
 	if a := ask(t, c, "POST", b.url+"/v1/messages", "{}"); a.status != 202 {
 		t.Errorf("a POST without a key on a connection that was closed meanwhile: %+v", a)
 	}
-	_ = open
+}
+
+// Retries cannot make an overload worse than it is.
+func TestRetriesAreBounded(t *testing.T) {
+	one, two := raw(t, refuses(503, "overloaded")), raw(t, refuses(503, "overloaded"))
+	b := start(t, newSetNodes(one.url, two.url), func(o *Options) { o.RetryShare = 0.25 })
+	eventually(t, "both nodes are ready", func() bool {
+		return !slices.ContainsFunc(b.views(), func(v picker.View) bool { return v.State != picker.Ready })
+	})
+	c := httpClient(t)
+	const n = 300
+	for range n {
+		if a := ask(t, c, "POST", b.url+"/v1/messages", "{}"); a.status != 503 || a.code() != "overloaded" || a.header.Get("Retry-After") == "" {
+			t.Fatalf("answered %+v", a)
+		}
+	}
+	// Every first refusal asks for one retry; the budget begins with its savings.
+	want := retrySavings + n/4
+	if got := one.requests() + two.requests() - n; got > want || got < want-10 {
+		t.Errorf("%d retries of %d requests, want about %d", got, n, want)
+	}
+	if metric(t, b, "esh3ar_balance_retries_denied_total") == 0 {
+		t.Error("no retry was denied")
+	}
 }
 
 // What a node sends without being asked is never taken for an answer.
@@ -577,6 +597,40 @@ func TestSlowClients(t *testing.T) {
 		c.Close()
 		if err != nil || want == "" && len(got) > 0 || want != "" && !strings.HasPrefix(string(got), "HTTP/1.1 "+want) {
 			t.Errorf("after %.40q: %q, %v", sent, got, err)
+		}
+	}
+}
+
+// A client that sends a header byte by byte is not waited for any longer than one that stops.
+func TestDrippingClients(t *testing.T) {
+	node := raw(t, accepts)
+	b := start(t, newSetNodes(node.url), func(o *Options) { o.HeaderTimeout = 200 * time.Millisecond })
+	c, err := net.Dial("tcp", b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	begin := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	ended := make(chan []byte, 1)
+	go func() {
+		got, _ := io.ReadAll(c)
+		ended <- got
+	}()
+	io.WriteString(c, "GET / HTTP/1.1\r\nX: ")
+	for {
+		select {
+		case <-tick.C:
+			io.WriteString(c, "x")
+			if time.Since(begin) > 15*time.Second {
+				t.Fatal("the balancer waits for ever")
+			}
+		case got := <-ended:
+			if !strings.HasPrefix(string(got), "HTTP/1.1 408") {
+				t.Errorf("answered %q", got)
+			}
+			return
 		}
 	}
 }

@@ -227,7 +227,6 @@ const (
 	fieldAccept
 	fieldKey
 	fieldForwarded
-	fieldRetryAfter
 	fieldType
 )
 

@@ -16,13 +16,12 @@ const (
 
 // response is what the engine has to know of a node's answer.
 type response struct {
-	size       int // bytes of the header
-	status     int
-	framing    framing
-	length     int64 // of a sized body
-	last       bool  // the node ends the connection after it
-	problem    bool  // application/problem+json
-	retryAfter bool
+	size    int // bytes of the header
+	status  int
+	framing framing
+	length  int64 // of a sized body
+	last    bool  // the node ends the connection after it
+	problem bool  // application/problem+json
 }
 
 var (
@@ -83,8 +82,6 @@ func parseResponse(b, out []byte, isHead bool) (response, []byte, error) {
 			continue
 		case fieldType:
 			r.problem = bytes.Equal(value, []byte("application/problem+json"))
-		case fieldRetryAfter:
-			r.retryAfter = true
 		}
 		out = append(out, line...)
 	}
@@ -160,10 +157,6 @@ func responseField(name []byte) field {
 		}
 		if is("Keep-Alive") {
 			return fieldHop
-		}
-	case 11:
-		if is("Retry-After") {
-			return fieldRetryAfter
 		}
 	case 12:
 		if is("Content-Type") {

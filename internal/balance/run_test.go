@@ -319,6 +319,17 @@ func TestNodesAreHeard(t *testing.T) {
 	}
 	two.says(`{"status":"ok","checks":{}}`)
 	eventually(t, "the node is back", func() bool { return nodesOf(t, b)[url2].Usable })
+	one.says(`{"status":"unavailable","checks":{"drain":{"status":"unavailable"}}}`)
+	two.says(`{"status":"unavailable","checks":{"drain":{"status":"unavailable"}}}`)
+	eventually(t, "both drain", func() bool { n := nodesOf(t, b); return n[url1].State == "draining" && n[url2].State == "draining" })
+	if a := ask(t, httpClient(t), "POST", b.url+"/v1/messages", "{}"); a.status != 503 || a.code() != "no_node" || a.header.Get("Retry-After") == "" {
+		t.Errorf("without a node: %+v", a)
+	}
+	if a := ask(t, httpClient(t), "GET", b.admin+"/readyz", ""); a.status != 503 {
+		t.Errorf("/readyz without a node: %+v", a)
+	}
+	two.says(`{"status":"ok","checks":{}}`)
+	eventually(t, "one is back", func() bool { return nodesOf(t, b)[url2].Usable })
 	if got := metric(t, b, `esh3ar_balance_node_usable{node="`+url2+`"}`); got != 1 {
 		t.Errorf("the metric says %v", got)
 	}
@@ -333,7 +344,7 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 	var urls []string
 	for range 3 {
 		n, url := saying(t, `{"status":"ok","checks":{}}`)
-		n.slow.Store(int64(2 * time.Millisecond))
+		n.slow.Store(int64(5 * time.Millisecond))
 		nodes, urls = append(nodes, n), append(urls, url)
 	}
 	b := start(t, newSetNodes(urls...), nil)
@@ -377,8 +388,8 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 		})
 		return got
 	}
-	shares(500)
-	even := shares(3000)
+	shares(300)
+	even := shares(2000)
 	var squares float64
 	for _, s := range even {
 		squares += s * s
@@ -386,9 +397,9 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 	if jain := 1 / (float64(len(even)) * squares); jain < 0.99 {
 		t.Errorf("three equal nodes get %.3f; Jain's index %.4f", even, jain)
 	}
-	nodes[0].slow.Store(int64(20 * time.Millisecond))
-	eventually(t, "the slow node has lost its share", func() bool { return shares(1000)[0] < 0.15 })
-	if s := shares(3000); s[0] == 0 {
+	nodes[0].slow.Store(int64(50 * time.Millisecond))
+	eventually(t, "the slow node has lost its share", func() bool { return shares(600)[0] < 0.15 })
+	if s := shares(2000); s[0] == 0 {
 		t.Error("a slow node is out of sight")
 	}
 }

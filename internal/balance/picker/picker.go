@@ -228,6 +228,12 @@ func (p *Picker) Pick(now time.Time, r Request) (id string, ok bool) {
 	return n.id, true
 }
 
+// Has reports whether there is a node to pick that was not tried.
+func (p *Picker) Has(now time.Time, tried []string) bool {
+	p.refresh(now)
+	return slices.ContainsFunc(p.usable, func(n *node) bool { return !slices.Contains(tried, n.id) })
+}
+
 func (p *Picker) choose(now time.Time, r Request) *node {
 	if r.Affinity != 0 {
 		return p.byAffinity(r)

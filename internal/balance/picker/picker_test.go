@@ -325,6 +325,9 @@ func TestTriedNodesAreNotPicked(t *testing.T) {
 		if !ok || third == "n0" || third == second {
 			t.Fatalf("picked %q, %v after %v and %q", third, ok, tried, second)
 		}
+		if !w.p.Has(w.now, tried) || w.p.Has(w.now, names(3)) {
+			t.Fatal("Has and Pick do not agree")
+		}
 		if id, ok := w.p.Pick(w.now, Request{Chance: i, Tried: names(3)}); ok {
 			t.Fatalf("picked %q although all were tried", id)
 		}
