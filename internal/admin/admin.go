@@ -152,6 +152,17 @@ func answer(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
+// stamp is a time as the API shows it: in UTC and with six digits of a second, the zero time as null.
+type stamp struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (s stamp) MarshalJSON() ([]byte, error) {
+	if s.IsZero() {
+		return []byte("null"), nil
+	}
+	return s.UTC().AppendFormat(nil, `"2006-01-02T15:04:05.000000Z07:00"`), nil
+}
+
 // parameters reads the query parameters of a request, each by its function. Its error is esh3ar.Faults with
 // the names of the parameters.
 func parameters(r *http.Request, read map[string]func(string) error) error {

@@ -166,7 +166,7 @@ func TestClients(t *testing.T) {
 	var c client
 	a := w.want(201, &c, "POST", "/v1/admin/clients", `{"id":"shop"}`)
 	want := client{
-		ID: "shop", Name: "shop", Tier: "silver", Scopes: []string{"send", "read", "dead-letters", "webhooks"}, CreatedAt: w.now,
+		ID: "shop", Name: "shop", Tier: "silver", Scopes: []string{"send", "read", "dead-letters", "webhooks"}, CreatedAt: stamp{w.now},
 	}
 	if asText(c) != asText(want) || a.header.Get("Location") != "/v1/admin/clients/shop" || a.header.Get("ETag") != `"1"` || a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%+v, header %v", c, a.header)

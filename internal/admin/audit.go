@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -14,7 +13,7 @@ import (
 // entry is an entry of the audit log as the API shows it.
 type entry struct {
 	Number  int64           `json:"number"`
-	At      time.Time       `json:"at"`
+	At      stamp           `json:"at"`
 	Actor   string          `json:"actor"`
 	Address string          `json:"address,omitempty"`
 	Action  string          `json:"action"`
@@ -64,7 +63,7 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 			break
 		}
 		page.Entries = append(page.Entries, entry{
-			Number: e.Number, At: e.At, Actor: e.Actor, Address: e.Address, Action: e.Action, Client: e.Client, Object: e.Object,
+			Number: e.Number, At: stamp{e.At}, Actor: e.Actor, Address: e.Address, Action: e.Action, Client: e.Client, Object: e.Object,
 			Detail: e.Detail,
 		})
 	}

@@ -18,22 +18,22 @@ import (
 
 // client is a client as the API shows it.
 type client struct {
-	ID         string    `json:"id"`
-	Name       string    `json:"name"`
-	Tier       string    `json:"tier"`
-	Rate       int       `json:"rate"`
-	Burst      int       `json:"burst"`
-	DailyQuota int64     `json:"daily_quota"`
-	Recipients string    `json:"recipients"`
-	Scopes     []string  `json:"scopes"`
-	Suspended  bool      `json:"suspended"`
-	CreatedAt  time.Time `json:"created_at"`
+	ID         string   `json:"id"`
+	Name       string   `json:"name"`
+	Tier       string   `json:"tier"`
+	Rate       int      `json:"rate"`
+	Burst      int      `json:"burst"`
+	DailyQuota int64    `json:"daily_quota"`
+	Recipients string   `json:"recipients"`
+	Scopes     []string `json:"scopes"`
+	Suspended  bool     `json:"suspended"`
+	CreatedAt  stamp    `json:"created_at"`
 }
 
 func shown(c *esh3ar.Client) client {
 	return client{
 		ID: c.ID, Name: c.Name, Tier: c.Tier.String(), Rate: c.Rate, Burst: c.Burst, DailyQuota: c.DailyQuota,
-		Recipients: c.Recipients, Scopes: c.Scopes.Names(), Suspended: c.Suspended, CreatedAt: c.CreatedAt,
+		Recipients: c.Recipients, Scopes: c.Scopes.Names(), Suspended: c.Suspended, CreatedAt: stamp{c.CreatedAt},
 	}
 }
 

@@ -13,16 +13,16 @@ import (
 
 // key is an API key as the API shows it.
 type key struct {
-	ID         string     `json:"id"`
-	Client     string     `json:"client"`
-	Name       string     `json:"name"`
-	Hint       string     `json:"hint"`
-	Status     string     `json:"status"`           // active, expired or revoked
-	Scopes     []string   `json:"scopes,omitempty"` // none: all of the client's
-	CreatedAt  time.Time  `json:"created_at"`
-	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
-	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
-	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
+	ID         string   `json:"id"`
+	Client     string   `json:"client"`
+	Name       string   `json:"name"`
+	Hint       string   `json:"hint"`
+	Status     string   `json:"status"`           // active, expired or revoked
+	Scopes     []string `json:"scopes,omitempty"` // none: all of the client's
+	CreatedAt  stamp    `json:"created_at"`
+	ExpiresAt  stamp    `json:"expires_at,omitzero"`
+	LastUsedAt stamp    `json:"last_used_at,omitzero"`
+	RevokedAt  stamp    `json:"revoked_at,omitzero"`
 	// Secret is the whole key. It is shown by the request that made the key, and never again.
 	Secret string `json:"secret,omitempty"`
 	// Replaces is the key that this one was made for, by a rotation.
@@ -30,15 +30,9 @@ type key struct {
 }
 
 func (a *API) shownKey(k *esh3ar.APIKey) key {
-	optional := func(t time.Time) *time.Time {
-		if t.IsZero() {
-			return nil
-		}
-		return &t
-	}
 	s := key{
-		ID: k.ID, Client: k.Client, Name: k.Name, Hint: k.Hint, Status: "active", CreatedAt: k.CreatedAt,
-		ExpiresAt: optional(k.ExpiresAt), LastUsedAt: optional(k.LastUsedAt), RevokedAt: optional(k.RevokedAt),
+		ID: k.ID, Client: k.Client, Name: k.Name, Hint: k.Hint, Status: "active", CreatedAt: stamp{k.CreatedAt},
+		ExpiresAt: stamp{k.ExpiresAt}, LastUsedAt: stamp{k.LastUsedAt}, RevokedAt: stamp{k.RevokedAt},
 	}
 	if k.Scopes != 0 {
 		s.Scopes = k.Scopes.Names()

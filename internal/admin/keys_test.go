@@ -35,7 +35,7 @@ func TestKeys(t *testing.T) {
 	a := w.want(201, &k, "POST", shopKeys, `{"name":"Kasse 1","scopes":["send"],"expires_in":3600}`)
 	end := w.now.Add(time.Hour)
 	if k.ID != esh3ar.KeyID(k.Secret) || k.Hint != esh3ar.KeyHint(k.Secret) || k.Client != "shop" || k.Name != "Kasse 1" || k.Status != "active" ||
-		!slices.Equal(k.Scopes, []string{"send"}) || !k.CreatedAt.Equal(w.now) || k.ExpiresAt == nil || !k.ExpiresAt.Equal(end) || k.LastUsedAt != nil || k.RevokedAt != nil {
+		!slices.Equal(k.Scopes, []string{"send"}) || !k.CreatedAt.Equal(w.now) || k.ExpiresAt.IsZero() || !k.ExpiresAt.Equal(end) || !k.LastUsedAt.IsZero() || !k.RevokedAt.IsZero() {
 		t.Errorf("%+v", k)
 	}
 	if a.header.Get("Location") != shopKeys+"/"+k.ID {
@@ -58,20 +58,20 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.tick(time.Hour)
-	if list := w.keys(); len(list) != 1 || list[0].Status != "expired" || list[0].LastUsedAt == nil {
+	if list := w.keys(); len(list) != 1 || list[0].Status != "expired" || list[0].LastUsedAt.IsZero() {
 		t.Errorf("%+v", list)
 	}
 	// One of which nothing is said does all that its client may, for good.
 	k = key{}
 	w.want(201, &k, "POST", shopKeys, "")
-	if k.Scopes != nil || k.ExpiresAt != nil || k.Name != "" || k.Secret == "" {
+	if k.Scopes != nil || !k.ExpiresAt.IsZero() || k.Name != "" || k.Secret == "" {
 		t.Errorf("%+v", k)
 	}
 	w.wantError(esh3ar.KindConflict, "client_has_keys", "DELETE", "/v1/admin/clients/shop", "")
 	w.forgot = nil
 	var revoked key
 	w.want(200, &revoked, "DELETE", shopKeys+"/"+k.ID, "")
-	if revoked.Status != "revoked" || revoked.RevokedAt == nil || !revoked.RevokedAt.Equal(w.now) || len(w.forgot) != 1 || w.forgot[0] != esh3ar.HashKey(k.Secret) {
+	if revoked.Status != "revoked" || revoked.RevokedAt.IsZero() || !revoked.RevokedAt.Equal(w.now) || len(w.forgot) != 1 || w.forgot[0] != esh3ar.HashKey(k.Secret) {
 		t.Errorf("%+v; forgot %v", revoked, w.forgot)
 	}
 	if e := w.audited(); e.Action != "key.revoke" || e.Object != k.ID {
@@ -110,7 +110,7 @@ func TestRotation(t *testing.T) {
 	w.want(201, &old, "POST", shopKeys, `{"name":"till","scopes":["send","read"],"expires_in":864000}`)
 	w.tick(9 * 24 * time.Hour)
 	fresh := rotate(old.ID, `{"overlap":3600}`)
-	if fresh.Name != "till" || !slices.Equal(fresh.Scopes, []string{"send", "read"}) || fresh.ExpiresAt == nil || !fresh.ExpiresAt.Equal(w.now.Add(240*time.Hour)) ||
+	if fresh.Name != "till" || !slices.Equal(fresh.Scopes, []string{"send", "read"}) || fresh.ExpiresAt.IsZero() || !fresh.ExpiresAt.Equal(w.now.Add(240*time.Hour)) ||
 		fresh.Replaces == nil || fresh.Replaces.ID != old.ID || !fresh.Replaces.ExpiresAt.Equal(w.now.Add(time.Hour)) || fresh.Replaces.Secret != "" {
 		t.Errorf("%+v, replaces %+v", fresh, fresh.Replaces)
 	}
@@ -132,11 +132,11 @@ func TestRotation(t *testing.T) {
 		t.Error("an overlap of nothing")
 	}
 	last := rotate(short.ID, `{"expires_at":null}`)
-	if last.ExpiresAt != nil || !last.Replaces.ExpiresAt.Equal(w.now.Add(time.Minute)) {
+	if !last.ExpiresAt.IsZero() || !last.Replaces.ExpiresAt.Equal(w.now.Add(time.Minute)) {
 		t.Errorf("%+v, replaces %+v", last, last.Replaces)
 	}
 	again := rotate(last.ID, "")
-	if again.ExpiresAt != nil || !again.Replaces.ExpiresAt.Equal(w.now.Add(defaultOverlap)) {
+	if !again.ExpiresAt.IsZero() || !again.Replaces.ExpiresAt.Equal(w.now.Add(defaultOverlap)) {
 		t.Errorf("%+v, replaces %+v", again, again.Replaces)
 	}
 	w.wantFaults("POST", shopKeys+"/"+again.ID+"/rotate", `{"overlap":-1,"name":"x"}`, "/name unknown_field", "/overlap out_of_range")

@@ -24,6 +24,7 @@ func (s *service) refused(q request, bodies map[string]string) {
 	}
 	q.body = `{"`
 	s.raw(q, true, http.StatusBadRequest, "body_incomplete")
+	s.raw(q, false, http.StatusRequestTimeout, "body_timeout")
 }
 
 // posted is a request that a webhook got.

@@ -251,6 +251,9 @@ func tooLarge(most int) error {
 	return esh3ar.Errorf(esh3ar.KindTooLarge, "body_too_large", "the body has at most %d bytes", most)
 }
 
+// incompleteCode is the code of a body that did not come whole, whoever read it.
+const incompleteCode = "body_incomplete"
+
 // bodyError is how a body that could not be read is told, if anybody is left to hear it.
 func bodyError(err error) error {
 	switch {
@@ -259,7 +262,7 @@ func bodyError(err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return bodyTimeout()
 	}
-	return esh3ar.Errorf(esh3ar.KindInvalid, "body_incomplete", "the body ended before its announced length").Because(err)
+	return esh3ar.Errorf(esh3ar.KindInvalid, incompleteCode, "the body ended before its announced length").Because(err)
 }
 
 // checkContentType lets JSON in UTF-8 pass, and bodies that do not say what they are.

@@ -2,8 +2,10 @@ package ingest
 
 import (
 	"crypto/sha256"
+	"errors"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -69,7 +71,11 @@ func (a *API) handlers(route Route) byMethod {
 				return err
 			}
 		}
-		return route.Serve(w, r, who)
+		err = route.Serve(w, r, who)
+		if errors.Is(err, os.ErrDeadlineExceeded) && asError(err).Code == incompleteCode {
+			return bodyTimeout()
+		}
+		return err
 	}
 	by := make(byMethod, len(route.Methods))
 	for _, method := range route.Methods {
