@@ -51,10 +51,11 @@ lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulner
 	@GOVULNCHECK=$(GOVULNCHECK) scripts/vulncheck ./...
 
 .PHONY: bench
-bench: build ## Measure the hot pieces, then durable accepts beside a bare HTTP handler (flags: ARGS="…")
+bench: build ## Measure the hot pieces, durable accepts beside a bare HTTP handler, the balancer beside HAProxy (flags: ARGS="…")
 	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -vE '/(e2e|internal/chaos)')
 	bin/esh3ar bench accept-ratio $(ARGS)
+	bin/esh3ar bench balance
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (10s)

@@ -522,3 +522,31 @@ func TestReadHealth(t *testing.T) {
 		t.Error("502 without a report is no failure")
 	}
 }
+
+func TestMetricsAreDocumented(t *testing.T) {
+	node := raw(t, hangsUp)
+	cert, pool := writeCertificate(t, t.TempDir(), "one")
+	b := start(t, newSetNodes(node.url), func(o *Options) { o.CertFile, o.KeyFile = cert.cert, cert.key })
+	c := tlsClient(t, pool, false)
+	ask(t, c, "GET", b.url+"/v1/x", "")
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := b.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := 0
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "esh3ar_") {
+			ours++
+			if !strings.Contains(string(page), "| `"+f.GetName()+"` |") {
+				t.Errorf("docs/operations.md does not explain %s", f.GetName())
+			}
+		}
+	}
+	if ours < 9 {
+		t.Errorf("only %d metrics", ours)
+	}
+}
