@@ -145,11 +145,11 @@ func (f *Follower) signal() {
 // Cursor returns the place behind everything that Next returned, and behind what it passed over.
 func (f *Follower) Cursor() string { return f.cursor.String() }
 
-// errStopping is how Next ends when the service drains.
-var errStopping = errors.New("notify: the server is stopping")
+// ErrStopping is how Next ends when the service drains, and what Watch's error wraps then.
+var ErrStopping = errors.New("notify: the server is stopping")
 
 // Next waits for events, until patience is over, and returns at most limit; none means that none came. A
-// store that does not answer is waited for. Its errors are ctx's, errStopping, and one that wraps an
+// store that does not answer is waited for. Its errors are ctx's, ErrStopping, and one that wraps an
 // *esh3ar.Error when what follows is not kept any more; with none of them anything is lost.
 func (f *Follower) Next(ctx context.Context, limit int, patience time.Duration) ([]Event, error) {
 	over := time.NewTimer(patience)
@@ -159,7 +159,7 @@ func (f *Follower) Next(ctx context.Context, limit int, patience time.Duration) 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-f.s.drain:
-			return nil, errStopping
+			return nil, ErrStopping
 		default:
 		}
 		events, busy, err := f.collect(ctx, limit)

@@ -129,7 +129,7 @@ func (h *Hub) serve(c *signalr.Conn, who *subscriber, f *Follower) {
 		return h.awaitSpace(ctx, c)
 	})
 	switch {
-	case ctx.Err() != nil, errors.Is(err, errStopping):
+	case ctx.Err() != nil, errors.Is(err, ErrStopping):
 		return // the connection ends, or the server ends it
 	case notAllowed(err):
 		c.Close(h.problem(err).Error(), false)
@@ -156,7 +156,7 @@ func (h *Hub) awaitSpace(ctx context.Context, c *signalr.Conn) error {
 			return ctx.Err()
 		case <-h.s.drain:
 			pause.Stop()
-			return errStopping
+			return ErrStopping
 		}
 	}
 }

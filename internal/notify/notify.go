@@ -197,7 +197,7 @@ func (s *Service) enter(client string, own bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
-		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "the server is stopping; connect again").After(time.Second)
+		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "the server is stopping; connect again").After(time.Second).Because(ErrStopping)
 	}
 	if own {
 		s.open.Add(1)

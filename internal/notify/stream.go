@@ -50,7 +50,7 @@ func (s *Service) serveStream(w http.ResponseWriter, r *http.Request, client str
 	switch {
 	case r.Context().Err() != nil || errors.Is(err, errWrite):
 		return nil // there is nobody to tell
-	case errors.Is(err, errStopping):
+	case errors.Is(err, ErrStopping):
 		// They come back at different times.
 		out.buf = fmt.Appendf(out.buf, ": the server is stopping\nretry: %d\n\n", 500+rand.IntN(1500))
 	default:

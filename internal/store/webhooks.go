@@ -30,8 +30,9 @@ type Webhook struct {
 	// DisabledAt is when posting was stopped, zero while it goes on, DisabledReason why, in one word.
 	DisabledAt     time.Time
 	DisabledReason string
-	// Version is 1, and one more for each UpdateWebhook.
-	Version int64
+	// Version is 1, and one more for each UpdateWebhook. Epoch is 1, and one more for each of them that sets
+	// the webhook back or revives it. They are ignored on the way in.
+	Version, Epoch int64
 	WebhookProgress
 	// Parked is the number of parked events. It is ignored on the way in.
 	Parked int
@@ -97,8 +98,8 @@ type WebhookDelivery struct {
 
 // WebhookUpdate replaces what people and the posting decide about a webhook.
 type WebhookUpdate struct {
-	// Webhook is what is to be stored. Its WebhookProgress is left as it is stored, and Version must be
-	// the stored one.
+	// Webhook is what is to be stored. Its WebhookProgress is left as it is stored, and Version, here, must
+	// be the stored one.
 	Webhook Webhook
 	// Cursor, if it is not "", becomes the webhook's.
 	Cursor string
@@ -109,8 +110,10 @@ type WebhookUpdate struct {
 
 // WebhookSave moves a webhook on.
 type WebhookSave struct {
-	// Ref must have the stored version, and Holder hold the webhook.
-	Ref      WebhookRef
+	// Epoch must be the stored one, and Holder hold the webhook. A change that raises the version alone does
+	// not keep who posts from saving what it had done by then.
+	ID       string
+	Epoch    int64
 	Holder   string
 	Progress WebhookProgress
 	// Unpark are removed first; keys without an event are passed over. Park are added then, or replaced.
@@ -124,7 +127,7 @@ type WebhookSave struct {
 // Webhooks keeps the webhooks of clients. Every method is safe for concurrent use, and what one call
 // writes, with its entry of the audit log, is one transaction.
 type Webhooks interface {
-	// CreateWebhook adds a webhook, with Version 1.
+	// CreateWebhook adds a webhook, with Version and Epoch 1.
 	// Errors: ErrTooMany if the client has most of them or more; ErrPermanent for an id that is taken.
 	CreateWebhook(ctx context.Context, w Webhook, most int, e AuditEntry) error
 
@@ -154,7 +157,7 @@ type Webhooks interface {
 	// Errors: ErrNotFound.
 	DeleteWebhook(ctx context.Context, client, id string, e AuditEntry) error
 
-	// SaveWebhook moves a webhook on. Errors: ErrConflict if it has another version or another holder, or is
+	// SaveWebhook moves a webhook on. Errors: ErrConflict if it has another epoch or another holder, or is
 	// gone.
 	SaveWebhook(ctx context.Context, s WebhookSave) error
 

@@ -130,7 +130,7 @@ func (s *Service) serveAll(w http.ResponseWriter, r *http.Request, who Caller) e
 func (s *Service) create(ctx context.Context, w http.ResponseWriter, r *http.Request, who Caller) error {
 	now := s.opts.Now()
 	hook := store.Webhook{
-		ID: newID(), Client: who.Client, Format: formatEvent, BatchMax: 1, Secret: newSecret(), CreatedAt: now, UpdatedAt: now, Version: 1,
+		ID: newID(), Client: who.Client, Format: formatEvent, BatchMax: 1, Secret: newSecret(), CreatedAt: now, UpdatedAt: now,
 	}
 	f, err := readFields(r)
 	if err != nil {

@@ -2,13 +2,14 @@ package webhook
 
 import (
 	"context"
+	"errors"
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/notify"
 )
 
 // read reads the endpoint's events from its cursor on, and hands them over as they are wanted, until ctx
-// ends.
+// ends or the server drains.
 func (w *worker) read(ctx context.Context) {
 	cursor := w.hook.Cursor
 	for failures := 0; ctx.Err() == nil; {
@@ -23,6 +24,9 @@ func (w *worker) read(ctx context.Context) {
 			}
 			cursor = oldest
 			continue
+		}
+		if errors.Is(err, notify.ErrStopping) {
+			return
 		}
 		if ctx.Err() == nil {
 			w.s.storeFailed(err)

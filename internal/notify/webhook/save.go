@@ -28,7 +28,7 @@ func (w *worker) save(now time.Time) {
 // it: the cursor that it has may be behind them.
 func (w *worker) snapshot() *store.WebhookSave {
 	s := &store.WebhookSave{
-		Ref: w.ref, Holder: w.s.opts.Holder, Progress: w.progress, Unpark: w.removed, Deliveries: w.logged, KeepDeliveries: w.s.opts.KeepDeliveries,
+		ID: w.ref.ID, Epoch: w.hook.Epoch, Holder: w.s.opts.Holder, Progress: w.progress, Unpark: w.removed, Deliveries: w.logged, KeepDeliveries: w.s.opts.KeepDeliveries,
 	}
 	for _, it := range w.changed {
 		it.stored = true

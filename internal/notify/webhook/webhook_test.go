@@ -359,3 +359,19 @@ func TestAudit(t *testing.T) {
 		t.Errorf("actions: %v", actions)
 	}
 }
+
+// TestDisableAndEnable: what happens while a webhook is disabled comes when it is enabled, at once.
+func TestDisableAndEnable(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	h := w.create(r.url, `,"types":["queued"]`)
+	r.knows(h.Secret)
+	for i := range 30 {
+		w.ask(http.MethodPatch, "/v1/webhooks/"+h.ID, `{"enabled":false}`, nil)
+		id := w.message("c", esh3ar.StatusQueued).String()
+		w.ask(http.MethodPost, "/v1/webhooks/"+h.ID+"/enable", "", nil)
+		w.eventually(fmt.Sprint("event ", i, " comes"), func() bool {
+			return slices.ContainsFunc(r.requests(), func(g got) bool { return g.events[0].Data.ID == id })
+		})
+	}
+}

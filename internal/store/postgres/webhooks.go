@@ -27,8 +27,8 @@ func (s *Store) CreateWebhook(ctx context.Context, h store.Webhook, most int, e 
 			return store.ErrTooMany
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO webhook (id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-			created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, $15, $16, $17, $18, $19)`,
+			created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, 1, $15, $16, $17, $18, $19)`,
 			h.ID, h.Client, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, h.BatchMax, h.Secret, h.OldSecret, micros(h.OldUntil),
 			h.CreatedAt.UnixMicro(), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason, h.Cursor,
 			micros(h.FailingSince), micros(h.ResumeAt), micros(h.SucceededAt), micros(h.LostAt))
@@ -38,13 +38,13 @@ func (s *Store) CreateWebhook(ctx context.Context, h store.Webhook, most int, e 
 
 // webhookColumns are what scanWebhook reads.
 const webhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-	created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at,
+	created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at,
 	(SELECT count(*) FROM webhook_parked p WHERE p.webhook = w.id)`
 
 func scanWebhook(row pgx.CollectableRow) (h store.Webhook, err error) {
 	var statuses string
 	if err := row.Scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*instant)(&h.OldUntil),
-		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Cursor,
+		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Epoch, &h.Cursor,
 		(*instant)(&h.FailingSince), (*instant)(&h.ResumeAt), (*instant)(&h.SucceededAt), (*instant)(&h.LostAt), &h.Parked,
 	); err != nil {
 		return h, err
@@ -147,33 +147,30 @@ func scanParked(row pgx.CollectableRow) (p store.ParkedEvent, err error) {
 	return p, nil
 }
 
-// lockWebhook makes sure that a webhook has that version, which it keeps until the transaction ends, and
-// returns its holder.
-func lockWebhook(ctx context.Context, tx pgx.Tx, ref store.WebhookRef, missing error) (holder string, err error) {
-	var version int64
-	err = tx.QueryRow(ctx, `SELECT version, holder FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, ref.ID).Scan(&version, &holder)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return "", missing
-	case err == nil && version != ref.Version:
-		return "", store.ErrConflict
-	}
-	return holder, err
-}
-
 // UpdateWebhook implements store.Webhooks.
 func (s *Store) UpdateWebhook(ctx context.Context, u store.WebhookUpdate, e store.AuditEntry) error {
 	h := &u.Webhook
+	raise := int64(0)
+	if u.Cursor != "" || u.Revive {
+		raise = 1
+	}
 	return s.audited(ctx, e, func(tx pgx.Tx) error {
-		if _, err := lockWebhook(ctx, tx, store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
+		var version int64
+		err := tx.QueryRow(ctx, `SELECT version FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, h.ID).Scan(&version)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return store.ErrNotFound
+		case err != nil:
 			return err
+		case version != h.Version:
+			return store.ErrConflict
 		}
 		b := new(pgx.Batch)
 		b.Queue(`UPDATE webhook SET url = $2, description = $3, statuses = $4, format = $5, batch_max = $6, secret = $7,
-			old_secret = $8, old_until = $9, updated_at = $10, disabled_at = $11, disabled_reason = $12, version = version + 1
+			old_secret = $8, old_until = $9, updated_at = $10, disabled_at = $11, disabled_reason = $12, version = version + 1, epoch = epoch + $13
 			WHERE id = $1`,
 			h.ID, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, h.BatchMax, h.Secret,
-			h.OldSecret, micros(h.OldUntil), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason)
+			h.OldSecret, micros(h.OldUntil), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason, raise)
 		if u.Cursor != "" {
 			b.Queue(`UPDATE webhook SET cursor = $2 WHERE id = $1`, h.ID, u.Cursor)
 		}
@@ -206,14 +203,16 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 // SaveWebhook implements store.Webhooks.
 func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		holder, err := lockWebhook(ctx, tx, save.Ref, store.ErrConflict)
+		id, p := save.ID, &save.Progress
+		var epoch int64
+		var holder string
+		err := tx.QueryRow(ctx, `SELECT epoch, holder FROM webhook WHERE id = $1 FOR NO KEY UPDATE`, id).Scan(&epoch, &holder)
 		switch {
-		case err != nil:
+		case err != nil && !errors.Is(err, pgx.ErrNoRows):
 			return err
-		case holder == "" || holder != save.Holder:
+		case err != nil || epoch != save.Epoch || save.Holder == "" || holder != save.Holder:
 			return store.ErrConflict
 		}
-		id, p := save.Ref.ID, &save.Progress
 		b := new(pgx.Batch)
 		b.Queue(`UPDATE webhook SET cursor = $2, failing_since = $3, resume_at = $4, succeeded_at = $5, lost_at = $6 WHERE id = $1`,
 			id, p.Cursor, micros(p.FailingSince), micros(p.ResumeAt), micros(p.SucceededAt), micros(p.LostAt))

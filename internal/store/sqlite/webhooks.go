@@ -30,15 +30,15 @@ func (s *webhookStatements) prepare(c *conn) (err error) {
 	}{
 		{&s.count, `SELECT count(*) FROM webhook WHERE client = ?`},
 		{&s.insert, `INSERT INTO webhook (id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-			created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`},
-		{&s.version, `SELECT version, client, holder FROM webhook WHERE id = ?`},
+			created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?)`},
+		{&s.version, `SELECT version, client, holder, epoch FROM webhook WHERE id = ?`},
 		// Not every time: a right that is good for long needs no write.
 		{&s.hold, `UPDATE webhook SET holder = ?1, held_until = ?3 WHERE disabled_at IS NULL AND
 			(holder = ?1 AND held_until < (?2 + ?3) / 2 OR holder <> ?1 AND held_until < ?2)`},
 		{&s.release, `UPDATE webhook SET holder = '', held_until = 0 WHERE holder = ?`},
 		{&s.update, `UPDATE webhook SET url = ?2, description = ?3, statuses = ?4, format = ?5, batch_max = ?6, secret = ?7,
-			old_secret = ?8, old_until = ?9, updated_at = ?10, disabled_at = ?11, disabled_reason = ?12, version = version + 1
+			old_secret = ?8, old_until = ?9, updated_at = ?10, disabled_at = ?11, disabled_reason = ?12, version = version + 1, epoch = epoch + ?13
 			WHERE id = ?1`},
 		{&s.restart, `UPDATE webhook SET cursor = ? WHERE id = ?`},
 		{&s.revive, `UPDATE webhook_parked SET attempts = 0, first_at = NULL, next_at = ? WHERE webhook = ?`},
@@ -94,13 +94,13 @@ func blob(b []byte) driver.Value {
 
 // webhookColumns are what scanWebhook reads.
 const webhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-	created_at, updated_at, disabled_at, disabled_reason, version, cursor, failing_since, resume_at, succeeded_at, lost_at,
+	created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at,
 	(SELECT count(*) FROM webhook_parked p WHERE p.webhook = webhook.id)`
 
 func scanWebhook(scan func(...any) error) (h store.Webhook, err error) {
 	var statuses string
 	if err := scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*instant)(&h.OldUntil),
-		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Cursor,
+		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Epoch, &h.Cursor,
 		(*instant)(&h.FailingSince), (*instant)(&h.ResumeAt), (*instant)(&h.SucceededAt), (*instant)(&h.LostAt), &h.Parked,
 	); err != nil {
 		return h, err
@@ -224,30 +224,22 @@ func decodeParked(block []byte) (esh3ar.Event, error) {
 	return events[0], nil
 }
 
-// hasVersion makes sure that a webhook has that version, and returns its holder.
-func (w *writer) hasVersion(ref store.WebhookRef, missing error) (holder string, err error) {
-	row, err := w.stmts.webhooks.version.row(ref.ID)
-	switch {
-	case err != nil:
-		return "", classify(err)
-	case row == nil:
-		return "", missing
-	case row[0].(int64) != ref.Version:
-		return "", store.ErrConflict
-	}
-	return row[2].(string), nil
-}
-
 // UpdateWebhook implements store.Webhooks.
 func (s *Store) UpdateWebhook(ctx context.Context, u store.WebhookUpdate, e store.AuditEntry) error {
 	h := &u.Webhook
 	return s.writer.do(ctx, 3+h.Parked, func(w *writer) error {
-		if _, err := w.hasVersion(store.WebhookRef{ID: h.ID, Version: h.Version}, store.ErrNotFound); err != nil {
-			return err
+		row, err := w.stmts.webhooks.version.row(h.ID)
+		switch {
+		case err != nil:
+			return classify(err)
+		case row == nil:
+			return store.ErrNotFound
+		case row[0].(int64) != h.Version:
+			return store.ErrConflict
 		}
 		q := &w.stmts.webhooks
-		_, err := q.update.exec(h.ID, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, int64(h.BatchMax), h.Secret,
-			blob(h.OldSecret), micros(h.OldUntil), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason)
+		_, err = q.update.exec(h.ID, h.URL, h.Description, store.EncodeStatuses(h.Statuses), h.Format, int64(h.BatchMax), h.Secret,
+			blob(h.OldSecret), micros(h.OldUntil), h.UpdatedAt.UnixMicro(), micros(h.DisabledAt), h.DisabledReason, u.Cursor != "" || u.Revive)
 		if err == nil && u.Cursor != "" {
 			_, err = q.restart.exec(u.Cursor, h.ID)
 		}
@@ -286,12 +278,12 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 // SaveWebhook implements store.Webhooks.
 func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
 	return s.writer.do(ctx, 1+len(save.Park)+len(save.Unpark)+len(save.Deliveries), func(w *writer) error {
-		id := save.Ref.ID
-		holder, err := w.hasVersion(save.Ref, store.ErrConflict)
+		id := save.ID
+		row, err := w.stmts.webhooks.version.row(id)
 		switch {
 		case err != nil:
-			return err
-		case holder == "" || holder != save.Holder:
+			return classify(err)
+		case row == nil || row[3].(int64) != save.Epoch || save.Holder == "" || row[2].(string) != save.Holder:
 			return store.ErrConflict
 		}
 		q := &w.stmts.webhooks

@@ -17,7 +17,7 @@ func (w *world) webhook(client, id string) store.Webhook {
 	return store.Webhook{
 		ID: id, Client: client, URL: "https://example.com/ورد?a=b", Description: "Größe",
 		Statuses: []esh3ar.Status{esh3ar.StatusDelivered, esh3ar.StatusRead}, Format: "event", BatchMax: 7,
-		Secret: []byte("\x00secret\xff"), CreatedAt: w.now, UpdatedAt: w.now, Version: 1,
+		Secret: []byte("\x00secret\xff"), CreatedAt: w.now, UpdatedAt: w.now, Version: 1, Epoch: 1,
 		WebhookProgress: store.WebhookProgress{Cursor: "cursor"},
 	}
 }
@@ -85,7 +85,7 @@ func testWebhooks(w *world) {
 	update.ID = "x"
 	w.is("update of none", w.s.UpdateWebhook(w.Context(), store.WebhookUpdate{Webhook: update}, w.webhookEntry("none", &a)), store.ErrNotFound)
 	w.is("update", w.s.UpdateWebhook(w.Context(), store.WebhookUpdate{Webhook: changed, Cursor: "back"}, w.webhookEntry("webhook.replay", &a)), nil)
-	changed.Version, changed.Cursor = 3, "back"
+	changed.Version, changed.Epoch, changed.Cursor = 3, 2, "back"
 	w.sameWebhook(changed)
 
 	w.is("delete of another client's", w.s.DeleteWebhook(w.Context(), "d", "a", w.webhookEntry("steal", &a)), store.ErrNotFound)
@@ -116,7 +116,7 @@ func testWebhookHolders(w *world) {
 	w.same("held by n", w.held("n", time.Millisecond), both[1:])
 	w.same("held by m", w.held("m", time.Hour)[0], both[0])
 
-	save := store.WebhookSave{Ref: both[0], Progress: store.WebhookProgress{Cursor: "on"}}
+	save := store.WebhookSave{ID: "a", Epoch: 1, Progress: store.WebhookProgress{Cursor: "on"}}
 	for holder, want := range map[string]error{"n": store.ErrConflict, "": store.ErrConflict, "m": nil} {
 		save.Holder = holder
 		w.is("save by "+holder, w.s.SaveWebhook(w.Context(), save), want)
@@ -196,7 +196,7 @@ func testWebhookProgress(w *world) {
 	m10, m2, n3 := event(m, 10), event(m, 2), event(n, 3)
 	m2.Attempts, m2.FirstAt = 3, w.now
 	h.WebhookProgress = store.WebhookProgress{Cursor: "on", FailingSince: w.now, ResumeAt: w.now.Add(time.Hour), SucceededAt: w.now, LostAt: w.now}
-	save := store.WebhookSave{Ref: ref, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{n3, m10, m2}}
+	save := store.WebhookSave{ID: "a", Epoch: 1, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{n3, m10, m2}}
 	w.is("save", w.s.SaveWebhook(w.Context(), save), nil)
 	w.is("save again", w.s.SaveWebhook(w.Context(), save), nil)
 	parked := load()
@@ -211,14 +211,15 @@ func testWebhookProgress(w *world) {
 	m10.Attempts, m10.NextAt = 1, w.tick(time.Minute)
 	h.WebhookProgress = store.WebhookProgress{Cursor: "further"}
 	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{
-		Ref: ref, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{m10},
+		ID: "a", Epoch: 1, Holder: "n", Progress: h.WebhookProgress, Park: []store.ParkedEvent{m10},
 		Unpark: []store.EventKey{{Message: m.ID, Seq: 2}, {Message: n.ID, Seq: 3}, {Message: n.ID, Seq: 4}},
 	}), nil)
 	w.same("parked", load(), []store.ParkedEvent{m10})
 
-	// Who holds an old version moves nothing.
-	for _, old := range []store.WebhookRef{{ID: "a", Version: 2}, {ID: "x", Version: 1}} {
-		w.is("save of another version", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: old, Holder: "n", Progress: store.WebhookProgress{Cursor: "no"}}), store.ErrConflict)
+	// Who holds an old epoch moves nothing.
+	for _, old := range []store.WebhookSave{{ID: "a", Epoch: 2}, {ID: "x", Epoch: 1}} {
+		old.Holder, old.Progress.Cursor = "n", "no"
+		w.is("save of another epoch", w.s.SaveWebhook(w.Context(), old), store.ErrConflict)
 	}
 	_, _, err = w.s.WebhookByRef(w.Context(), store.WebhookRef{ID: "a", Version: 2})
 	w.is("another version", err, store.ErrConflict)
@@ -226,17 +227,25 @@ func testWebhookProgress(w *world) {
 	w.is("none", err, store.ErrNotFound)
 	w.same("parked", load(), []store.ParkedEvent{m10})
 
+	// Another version alone keeps nobody from it.
+	h.UpdatedAt = w.tick(time.Second)
+	w.is("update", w.s.UpdateWebhook(w.Context(), store.WebhookUpdate{Webhook: h}, w.webhookEntry("webhook.update", &h)), nil)
+	ref.Version, h.Version, h.Cursor = 2, 2, "after the update"
+	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{ID: "a", Epoch: 1, Holder: "n", Progress: h.WebhookProgress}), nil)
+	w.same("parked", load(), []store.ParkedEvent{m10})
+
 	// Reviving forgets failures.
 	h.WebhookProgress = store.WebhookProgress{Cursor: "further", FailingSince: w.now, ResumeAt: w.now, SucceededAt: w.now, LostAt: w.now}
-	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: ref, Holder: "n", Progress: h.WebhookProgress}), nil)
+	w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{ID: "a", Epoch: 1, Holder: "n", Progress: h.WebhookProgress}), nil)
 	h.UpdatedAt = w.tick(time.Hour)
 	w.is("revive", w.s.UpdateWebhook(w.Context(), store.WebhookUpdate{Webhook: h, Revive: true}, w.webhookEntry("webhook.enable", &h)), nil)
-	ref.Version, h.Version, h.FailingSince, h.ResumeAt = 2, 2, time.Time{}, time.Time{}
+	w.is("save of another epoch", w.s.SaveWebhook(w.Context(), save), store.ErrConflict)
+	ref.Version, h.Version, h.Epoch, h.FailingSince, h.ResumeAt = 3, 3, 2, time.Time{}, time.Time{}
 	m10.Attempts, m10.FirstAt, m10.NextAt = 0, time.Time{}, w.now
 	w.same("parked", load(), []store.ParkedEvent{m10})
 
 	w.is("delete", w.s.DeleteWebhook(w.Context(), "c", "a", w.webhookEntry("webhook.delete", &h)), nil)
-	w.is("save of a deleted one", w.s.SaveWebhook(w.Context(), store.WebhookSave{Ref: ref}), store.ErrConflict)
+	w.is("save of a deleted one", w.s.SaveWebhook(w.Context(), store.WebhookSave{ID: "a", Epoch: 2, Holder: "n"}), store.ErrConflict)
 	h = w.webhook("c", "a")
 	w.createWebhook(h)
 	ref.Version = 1
@@ -267,7 +276,7 @@ func testWebhookLog(w *world) {
 		all = append(all, part...)
 		for _, h := range []store.Webhook{a, b} {
 			w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{
-				Ref: store.WebhookRef{ID: h.ID, Version: 1}, Holder: "n", Progress: h.WebhookProgress, Deliveries: part, KeepDeliveries: keep,
+				ID: h.ID, Epoch: 1, Holder: "n", Progress: h.WebhookProgress, Deliveries: part, KeepDeliveries: keep,
 			}), nil)
 		}
 	}

@@ -17,6 +17,7 @@ CREATE TABLE webhook (
     disabled_at     bigint,
     disabled_reason text    NOT NULL,
     version         bigint  NOT NULL, -- raised by every change but the progress below
+    epoch           bigint  NOT NULL, -- raised when somebody else than who posts changes the progress
     cursor          text    NOT NULL,
     failing_since   bigint,
     resume_at       bigint,

@@ -17,6 +17,7 @@ CREATE TABLE webhook (
     disabled_at     INTEGER,
     disabled_reason TEXT    NOT NULL,
     version         INTEGER NOT NULL, -- raised by every change but the progress below
+    epoch           INTEGER NOT NULL, -- raised when somebody else than who posts changes the progress
     cursor          TEXT    NOT NULL,
     failing_since   INTEGER,
     resume_at       INTEGER,
