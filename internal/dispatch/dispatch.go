@@ -98,6 +98,11 @@ type Options struct {
 	// Committed, if set, is told of each transaction of a shard that is stored, so that whoever follows its
 	// events can read them. It must not block.
 	Committed func(shard uint16)
+	// Leases says which shards to own. By default all are.
+	Leases Leases
+	// Owned, if set, is told when a shard begins to be owned here and can be attached to, and when it ceases
+	// to be. Calls about one shard do not overlap. It must not block for long.
+	Owned func(shard uint16, owned bool)
 	// Weights are the tiers' shares of the workers when all of them have more to do. Default
 	// fair.DefaultWeights.
 	Weights fair.Weights
@@ -133,6 +138,9 @@ func (o *Options) setDefaults(procs int) error {
 		}
 	}
 	setDefault(&o.Workers, 2*procs)
+	if o.Leases == nil {
+		o.Leases = alone{}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -156,7 +164,7 @@ func setDefault[T comparable](v *T, d T) {
 type Dispatcher struct {
 	opts    Options
 	metrics *metrics
-	shards  []*shard
+	shards  []atomic.Pointer[shard] // nil where the shard is not owned here
 	runq    *runQueue
 	inbox   *inbox
 
@@ -164,7 +172,8 @@ type Dispatcher struct {
 	tight    atomic.Int32 // as the recipients were last told
 }
 
-// New returns a Dispatcher that owns all shards once Run is called. Connections may attach before.
+// New returns a Dispatcher that owns shards once Run is called: all of them, or those that the leases say.
+// Without leases connections may attach before.
 func New(o Options) (*Dispatcher, error) {
 	if err := o.setDefaults(runtime.GOMAXPROCS(0)); err != nil {
 		return nil, err
@@ -172,68 +181,37 @@ func New(o Options) (*Dispatcher, error) {
 	d := &Dispatcher{opts: o, runq: newRunQueue(o.Weights)}
 	d.metrics = newMetrics(o.Metrics, d)
 	d.inbox = newInbox(d)
-	d.shards = make([]*shard, o.Shards)
-	for i := range d.shards {
-		d.shards[i] = newShard(d, uint16(i))
+	d.shards = make([]atomic.Pointer[shard], o.Shards)
+	if o.Leases == Leases(alone{}) {
+		for i := range d.shards {
+			d.shards[i].Store(newShard(d, uint16(i)))
+		}
 	}
 	return d, nil
 }
 
-// Run claims the shards and works until ctx ends, then stores what it knows and returns. The
-// shutdown takes at most the time that stop allows the final commits.
-//
-// The order of the shutdown: first nothing new comes in (intake, scans, timers); then what the
-// mailboxes hold is worked off and every recipient hands out what it has not saved; then the
-// committers commit that and end; then the workers, who had to run for all of this.
+// Run owns shards and works on them until ctx ends, then stores what it knows and returns. The shutdown takes
+// at most the time that stop allows the final commits of a shard.
 func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
-	// Each stage has a context of its own, ended in that order.
-	intakeCtx, stopIntake := context.WithCancel(ctx)
-	defer stopIntake()
-	workCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-
-	var workers sync.WaitGroup
+	var workers, shared sync.WaitGroup
 	for range d.opts.Workers {
 		workers.Go(d.work)
 	}
-	defer workers.Wait()
-	defer d.runq.close()
+	sharedCtx, stopShared := context.WithCancel(context.WithoutCancel(ctx))
+	shared.Go(func() { d.inbox.run(sharedCtx) })
+	shared.Go(func() { d.watchMemory(sharedCtx) })
 
-	committers, commitCtx := errgroup.WithContext(workCtx)
-	intake, intakeCtx := errgroup.WithContext(intakeCtx)
-	for _, s := range d.shards {
-		committers.Go(func() error { return s.committer.run(commitCtx) })
-		intake.Go(func() error { return s.run(intakeCtx) })
+	owners, ownersCtx := errgroup.WithContext(ctx)
+	for i := range d.shards {
+		owners.Go(func() error { return d.own(ownersCtx, uint16(i), stop) })
 	}
-	intake.Go(func() error { return d.inbox.run(intakeCtx) })
-	intake.Go(func() error { return d.watchMemory(intakeCtx) })
-	// A shard that ceased to be ours ends everything: on one node there is nobody to hand it to.
-	intake.Go(func() error {
-		select {
-		case <-intakeCtx.Done():
-			return nil
-		case <-commitCtx.Done():
-			return context.Cause(commitCtx)
-		}
-	})
-	err := intake.Wait()
-	if ctx.Err() != nil {
-		err = nil
-	}
-
-	deadline := time.AfterFunc(stop, stopWork)
-	defer deadline.Stop()
-	for _, s := range d.shards {
-		s.flushAll()
-	}
-	d.runq.quiesce(workCtx)
-	for _, s := range d.shards {
-		s.committer.finish()
-	}
-	if cerr := committers.Wait(); cerr != nil && err == nil && !errors.Is(cerr, context.Canceled) {
-		err = cerr
-	}
-	if err != nil {
+	err := owners.Wait()
+	// What the shards share ends after them, and the workers last, who had to run for all of this.
+	stopShared()
+	shared.Wait()
+	d.runq.close()
+	workers.Wait()
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("dispatch: %w", err)
 	}
 	return nil
@@ -247,11 +225,17 @@ type Attachment struct {
 }
 
 // Attach ties a live connection to its normalised recipient. Waiting messages begin to flow before
-// Attach returns or soon after.
+// Attach returns or soon after. It returns nil if the recipient's shard is not owned here; when the shard
+// ceases to be, the tie ends by itself.
 func (d *Dispatcher) Attach(recipient string, c Connection) *Attachment {
-	s := d.shards[esh3ar.ShardOf(recipient, len(d.shards))]
+	s := d.owned(esh3ar.ShardOf(recipient, len(d.shards)))
+	if s == nil {
+		return nil
+	}
 	a := &Attachment{r: s, name: recipient, conn: delivery.Conn(d.lastConn.Add(1))}
-	s.post(recipient, event{kind: evAttach, conn: a.conn, connection: c})
+	if !s.post(recipient, event{kind: evAttach, conn: a.conn, connection: c}) {
+		return nil
+	}
 	return a
 }
 

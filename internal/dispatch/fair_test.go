@@ -159,12 +159,17 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	quiet := stamp{make(chan int64, 1), &sent}
 	w.Attach("quiet", quiet)
 	gate := make(gate)
+	defer close(gate) // so that a failure ends
 	w.Attach("gate", gate)
-	w.until("every inbox is read", func() bool { return metric(t, metrics, "esh3ar_dispatch_queue_depth") == 0 })
+	// Everybody's inbox has been read when they have got something.
+	w.accept(w.burst("flood", recipients, recipients)...)
+	w.accept(w.message("quiet", "quiet", "first"))
+	<-quiet.at
+	w.until("all have got something", func() bool { return sent.Load() == recipients })
 
 	w.accept(w.message("flood", "gate", "holds the worker"))
 	gate <- struct{}{} // it is in Deliver
-	w.accept(w.burst("flood", 10*recipients, recipients)...)
+	w.accept(w.burst("flood", 9*recipients, recipients)...)
 	w.accept(w.message("quiet", "quiet", "quiet"))
 	w.until("all wait for the worker", func() bool {
 		return metric(t, metrics, "esh3ar_dispatch_queue_depth") == 1+recipients+1

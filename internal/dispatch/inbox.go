@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/store"
@@ -57,32 +55,35 @@ func (b *inbox) done(t fair.Turn, cost int) {
 	b.queue.Done(t, float64(cost))
 }
 
-func (b *inbox) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+// run reads until ctx ends.
+func (b *inbox) run(ctx context.Context) {
+	var readers sync.WaitGroup
 	for range inboxReaders {
-		g.Go(func() error {
-			retry := newRetry()
-			for {
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-b.signal:
-				}
-				for {
-					q, turn, ok := b.take()
-					if !ok {
-						break
-					}
-					rows, err := b.read(ctx, q, retry)
-					if err != nil {
-						return err
-					}
-					b.done(turn, 1+rows)
-				}
-			}
-		})
+		readers.Go(func() { b.serve(ctx) })
 	}
-	return g.Wait()
+	readers.Wait()
+}
+
+func (b *inbox) serve(ctx context.Context) {
+	retry := newRetry()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.signal:
+		}
+		for {
+			q, turn, ok := b.take()
+			if !ok {
+				break
+			}
+			rows, err := b.read(ctx, q, retry)
+			if err != nil {
+				return
+			}
+			b.done(turn, 1+rows)
+		}
+	}
 }
 
 // read answers one request. While the store is down each reader fails a request at the pace of its

@@ -148,10 +148,9 @@ func (in *intake) holdBack(ctx context.Context, bytes int) error {
 
 // watchMemory tells the recipients when memory gets tight, and step by step when it no longer is, until
 // ctx ends.
-func (d *Dispatcher) watchMemory(ctx context.Context) error {
+func (d *Dispatcher) watchMemory(ctx context.Context) {
 	if d.opts.Tight == nil {
-		<-ctx.Done()
-		return ctx.Err()
+		return
 	}
 	tick := time.NewTicker(tightEvery)
 	defer tick.Stop()
@@ -159,7 +158,7 @@ func (d *Dispatcher) watchMemory(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		case <-tick.C:
 		}
 		was, now := d.tight.Load(), d.opts.Now()
@@ -174,7 +173,7 @@ func (d *Dispatcher) watchMemory(ctx context.Context) error {
 			continue
 		}
 		d.tight.Store(is)
-		for _, s := range d.shards {
+		for _, s := range d.all() {
 			s.wakeAll()
 		}
 	}

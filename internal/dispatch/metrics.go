@@ -74,23 +74,24 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 	gauge("esh3ar_dispatch_queue_depth", "Recipients that wait for a worker or are being worked on.", func() float64 {
 		return float64(d.runq.load())
 	})
+	gauge("esh3ar_shards_owned", "Shards that this node owns.", func() float64 { return float64(len(d.all())) })
 	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
 		n := 0
-		for _, s := range d.shards {
+		for _, s := range d.all() {
 			n += s.committer.depth()
 		}
 		return float64(n)
 	})
 	gauge("esh3ar_journal_unstored_entries", "Journal entries read whose messages are not all stored.", func() float64 {
 		n := 0
-		for _, s := range d.shards {
+		for _, s := range d.all() {
 			n += s.committer.unstored()
 		}
 		return float64(n)
 	})
 	gauge("esh3ar_recipients_in_memory", "Recipients with a connection or with messages in memory.", func() float64 {
 		n := 0
-		for _, s := range d.shards {
+		for _, s := range d.all() {
 			s.mu.Lock()
 			n += len(s.recipients)
 			s.mu.Unlock()

@@ -62,7 +62,11 @@ func (d *Dispatcher) dead(ctx context.Context, client string, id esh3ar.ID, e ev
 	if int(id.Shard()) >= len(d.shards) {
 		return d.Message(ctx, client, id) // which tells that there is none
 	}
-	c := d.shards[id.Shard()].committer
+	s := d.owned(id.Shard())
+	if s == nil {
+		return store.Row{}, elsewhere()
+	}
+	c := s.committer
 	c.watch(id)
 	defer c.unwatch(id)
 	for range deadTries {
@@ -100,7 +104,10 @@ func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e eve
 	if int(id.Shard()) >= len(d.shards) {
 		return d.Message(ctx, client, id) // which tells that there is none
 	}
-	s := d.shards[id.Shard()]
+	s := d.owned(id.Shard())
+	if s == nil {
+		return store.Row{}, elsewhere()
+	}
 	if err := s.looks.Acquire(ctx, 1); err != nil {
 		return store.Row{}, storeUnavailable(err)
 	}
@@ -115,7 +122,9 @@ func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e eve
 	var handled sync.WaitGroup
 	handled.Add(1)
 	e.item, e.handled = itemOf(&row), &handled
-	s.post(row.Message.To, e)
+	if !s.post(row.Message.To, e) {
+		return row, elsewhere()
+	}
 	handled.Wait()
 	if !s.committer.settled(ctx) {
 		return row, esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",

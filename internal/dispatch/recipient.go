@@ -22,7 +22,7 @@ const (
 	evReadFailed
 	evParked
 	evDue
-	evFlush
+	evRetire
 	evTick
 	evCancel
 	evReplay
@@ -155,11 +155,15 @@ func (r *recipient) run(flow fair.Flow, out []delivery.Effect) ([]delivery.Effec
 	defer s.mu.Unlock()
 	r.running = false
 	r.mailbox.drop(len(events))
-	switch {
-	case !r.mailbox.empty():
+	if !r.mailbox.empty() {
 		s.d.runq.push(wish{r, r.mailbox.first(1)[0].flow()})
-	case r.core.Idle():
+		return out, cost
+	}
+	if r.core.Idle() {
 		delete(s.recipients, r.name)
+	}
+	if s.active--; s.active == 0 {
+		s.idle.Broadcast()
 	}
 	return out, cost
 }
@@ -194,8 +198,8 @@ func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []deli
 		return r.core.Parked(e.n, now, out)
 	case evDue:
 		return r.core.Due(e.item, now, out)
-	case evFlush:
-		return r.core.Flush(out)
+	case evRetire:
+		return r.forget(out)
 	case evTick:
 		return r.core.Tick(now, out)
 	case evCancel:

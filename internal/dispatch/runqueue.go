@@ -1,7 +1,6 @@
 package dispatch
 
 import (
-	"context"
 	"runtime"
 	"sync"
 
@@ -15,7 +14,6 @@ import (
 type runQueue struct {
 	mu      sync.Mutex
 	ready   sync.Cond // somebody waits for work
-	idle    sync.Cond // somebody waits for the end of all work
 	waiting *fair.Queue[place]
 	places  uint64 // given out
 	depth   int    // recipients that stand in the queue
@@ -50,7 +48,7 @@ type wish struct {
 
 func newRunQueue(w fair.Weights) *runQueue {
 	q := &runQueue{waiting: fair.New[place](w)}
-	q.ready.L, q.idle.L = &q.mu, &q.mu
+	q.ready.L = &q.mu
 	return q
 }
 
@@ -115,14 +113,8 @@ func (q *runQueue) done(t turn, cost int) {
 	q.mu.Lock()
 	q.waiting.Done(t.fair, float64(cost))
 	q.busy--
-	quiet := q.quiet()
 	q.mu.Unlock()
-	if quiet {
-		q.idle.Broadcast()
-	}
 }
-
-func (q *runQueue) quiet() bool { return q.busy == 0 && q.depth == 0 }
 
 // load returns how many recipients wait for a turn or have one.
 func (q *runQueue) load() int {
@@ -163,20 +155,5 @@ func (d *Dispatcher) letWrite() {
 		if d.opts.Backlog == nil || d.opts.Backlog() <= d.opts.Workers {
 			return
 		}
-	}
-}
-
-// quiesce waits until no recipient is queued or running, or ctx ends.
-func (q *runQueue) quiesce(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.idle.Broadcast()
-	})
-	defer stop()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for !q.quiet() && ctx.Err() == nil {
-		q.idle.Wait()
 	}
 }

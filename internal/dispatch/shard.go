@@ -32,6 +32,9 @@ type shard struct {
 
 	mu         sync.Mutex
 	recipients map[string]*recipient
+	active     int       // recipients that have something to do
+	idle       sync.Cond // active is 0
+	retired    bool      // no more events are taken
 	// ord is the Ord of the last arrival. It is given out under mu together with the place in the
 	// mailbox, so that a recipient's arrivals have growing ones.
 	ord uint64
@@ -40,6 +43,7 @@ type shard struct {
 func newShard(d *Dispatcher, id uint16) *shard {
 	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: newMemory(d.opts.Memory),
 		looks: semaphore.NewWeighted(scanLooks)}
+	s.idle.L = &s.mu
 	s.timers = newTimers(d.opts.Now)
 	s.committer = newCommitter(s)
 	s.deferred = newDeferred(s)
@@ -94,9 +98,13 @@ func (s *shard) claim(ctx context.Context) (store.Claim, error) {
 	}
 }
 
-// post brings an event to a recipient.
-func (s *shard) post(name string, e event) {
+// post brings an event to a recipient. It reports false when the shard takes no more.
+func (s *shard) post(name string, e event) bool {
 	s.mu.Lock()
+	if s.retired {
+		s.mu.Unlock()
+		return false
+	}
 	r := s.recipient(name)
 	switch e.kind {
 	case evAttach:
@@ -104,12 +112,22 @@ func (s *shard) post(name string, e event) {
 	case evDetach:
 		r.attached--
 	}
-	r.mailbox.add(e)
+	s.add(r, e)
 	running := r.running
 	s.mu.Unlock()
 	if !running {
 		s.d.runq.push(wish{r, e.flow()})
 	}
+	return true
+}
+
+// add puts an event into a recipient's mailbox. The caller holds mu, and sees to it that the recipient has a
+// turn unless it is running.
+func (s *shard) add(r *recipient, e event) {
+	if r.mailbox.empty() && !r.running {
+		s.active++
+	}
+	r.mailbox.add(e)
 }
 
 // recipient returns the recipient of that name, new if need be. The caller holds mu.
@@ -143,7 +161,7 @@ func (s *shard) arrive(items []*delivery.Item) {
 		s.ord++
 		it.Ord = s.ord
 		r := s.recipient(it.Message.To)
-		r.mailbox.add(event{kind: evArrive, item: it})
+		s.add(r, event{kind: evArrive, item: it})
 		if r.running {
 			continue
 		}
@@ -168,15 +186,12 @@ func (s *shard) tick(rs []*recipient) {
 // wakeAll makes every recipient look at what is to be done.
 func (s *shard) wakeAll() { s.postAll(event{kind: evTick}) }
 
-// flushAll makes every recipient hand out what it has not saved.
-func (s *shard) flushAll() { s.postAll(event{kind: evFlush}) }
-
 // postAll brings an event to every recipient in memory.
 func (s *shard) postAll(e event) {
 	var run []wish
 	s.mu.Lock()
 	for _, r := range s.recipients {
-		r.mailbox.add(e)
+		s.add(r, e)
 		if !r.running {
 			run = append(run, wish{r: r})
 		}
@@ -222,7 +237,9 @@ func (s *shard) scanOnce(ctx context.Context) {
 	var handled sync.WaitGroup
 	for i := range rows {
 		handled.Add(1)
-		s.post(rows[i].Message.To, event{kind: evDue, item: itemOf(&rows[i]), handled: &handled})
+		if !s.post(rows[i].Message.To, event{kind: evDue, item: itemOf(&rows[i]), handled: &handled}) {
+			handled.Done()
+		}
 	}
 	handled.Wait() // workers outlive the scan
 }
@@ -280,7 +297,7 @@ func (d *Dispatcher) Message(ctx context.Context, client string, id esh3ar.ID) (
 	}
 	row, err := d.opts.Store.Message(ctx, client, id)
 	if errors.Is(err, store.ErrNotFound) {
-		known := d.shards[id.Shard()].caughtUp(ctx, time.Second)
+		known := d.caughtUp(ctx, id.Shard(), time.Second)
 		row, err = d.opts.Store.Message(ctx, client, id)
 		if errors.Is(err, store.ErrNotFound) {
 			if known {
@@ -297,19 +314,17 @@ func (d *Dispatcher) Message(ctx context.Context, client string, id esh3ar.ID) (
 	return row, nil
 }
 
-// caughtUp waits until everything that the journal holds now is stored. It reports false when it had
-// no answer within the limit.
-func (s *shard) caughtUp(ctx context.Context, limit time.Duration) bool {
+// caughtUp waits until everything that the journal holds now of a shard is stored. It reports false when it
+// had no answer within the limit.
+func (d *Dispatcher) caughtUp(ctx context.Context, id uint16, limit time.Duration) bool {
+	s := d.owned(id)
+	if s == nil {
+		return d.storedUpTo(ctx, id, limit)
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var last [esh3ar.Tiers]uint64
-	for tier := range last {
-		var err error
-		if last[tier], err = s.d.opts.Log.Last(ctx, journal.Partition{Shard: s.id, Tier: uint8(tier)}); err != nil {
-			return false
-		}
-	}
-	return s.committer.reached(ctx, last)
+	last, err := d.lastEntries(ctx, id)
+	return err == nil && s.committer.reached(ctx, last)
 }
 
 // errLost wraps store.ErrNotOwner for the log.
