@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -227,34 +227,139 @@ func databaseAway(t *testing.T, leave, comeBack func(*pgtest.Server) error) {
 	s.stop()
 }
 
-// TestStartWithoutDatabase shows that a start says what is missing and ends, whether the database refuses
-// connections, hangs or does not exist.
+// TestStartWithoutDatabase starts the server while its database is stopped. It accepts from whom the last run
+// knew, says what is missing, and delivers when the database is back.
 func TestStartWithoutDatabase(t *testing.T) {
 	pg, store := database(t)
-	fails := func(what, store string) {
+	dir := t.TempDir()
+	s := start(t, dir, "--store", store)
+	p := newPhone(t, s, "live", false)
+	before := s.api().mustSend(t, outgoing{To: "live", Content: "before"})
+	s.awaitStatus(s.api(), before.ID, "delivered")
+	<-p.got
+	p.hangUp()
+	s.stop()
+	if err := pg.Stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = start(t, dir, "--store", store)
+	whole, part, detail := s.readiness("store")
+	if whole != "degraded" || part != "degraded" || !strings.Contains(detail, "has not answered since the start") {
+		t.Errorf("readiness: %s, store %s: %s", whole, part, detail)
+	}
+	resp, err := http.Get(s.url + "/healthz")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("health: %v, %v", resp, err)
+	}
+	resp.Body.Close()
+	a := s.api()
+	p = newPhone(t, s, "live", false)
+	key := uuid.Must(uuid.NewV7()).String()
+	var ids []string
+	for i := range 20 {
+		m := outgoing{To: "live", Content: fmt.Sprint(i)}
+		if i == 7 {
+			m.Key = key
+		}
+		ids = append(ids, a.mustSend(t, m).ID)
+		if i == 7 {
+			if again := a.mustSend(t, m).ID; again != ids[i] {
+				t.Errorf("a repetition is %s, not %s", again, ids[i])
+			}
+		}
+	}
+	waiting := a.mustSend(t, outgoing{To: "away", Content: "waits"})
+	resp, err = a.call(t.Context(), http.MethodGet, "/v1/messages/"+ids[0], "", nil, new(details))
+	if refused(t, "asking for a message", err, http.StatusServiceUnavailable, "store_unavailable"); resp.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	stranger := newAPI(s.url)
+	stranger.key = "esh_nobody-has-this-key"
+	defer stranger.close()
+	resp, err = stranger.call(t.Context(), http.MethodPost, "/v1/messages", "", outgoing{To: "live", Content: "who am I?"}, new(receipt))
+	if refused(t, "an unknown key", err, http.StatusServiceUnavailable, "api_key_not_checked"); resp.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	// What was accepted is not lost with the process either.
+	s.kill()
+	s = start(t, dir, "--store", store)
+	a = s.api()
+	p = newPhone(t, s, "live", false)
+
+	if err := pg.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range ids {
+		s.awaitStatus(a, id, "delivered")
+		if m := <-p.got; m.ID != id {
+			t.Errorf("delivery %d is %q", i, m.Content)
+		}
+	}
+	s.awaitStatus(a, waiting.ID, "queued")
+	s.await("readiness", func() bool {
+		whole, part, _ := s.readiness("store")
+		return whole == "ok" && part == "ok"
+	})
+	stranger = newAPI(s.url)
+	stranger.key = "esh_nobody-has-this-key"
+	defer stranger.close()
+	_, err = stranger.send(t.Context(), outgoing{To: "live", Content: "who am I?"})
+	refused(t, "an unknown key afterwards", err, http.StatusUnauthorized, "api_key_unknown")
+	s.stop()
+}
+
+// TestFirstStartWithoutDatabase starts a deployment whose database hangs: it waits for it, since nobody is known
+// and where the journal begins is the database's to say.
+func TestFirstStartWithoutDatabase(t *testing.T) {
+	pg, store := database(t)
+	if err := pg.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	s := launch(t, t.TempDir(), "--store", store)
+	s.await("the server to wait", func() bool { return strings.Contains(s.tail(8<<10), "the start waits for the store") })
+	if err := pg.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ready(); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitStatus(s.api(), s.api().mustSend(t, outgoing{To: "live", Content: "hello"}).ID, "queued")
+	s.stop()
+
+	// One that waits ends when it is told to.
+	if err := pg.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s = launch(t, t.TempDir(), "--store", store)
+	s.await("the server to wait", func() bool { return strings.Contains(s.tail(8<<10), "the start waits for the store") })
+	signal(t, s, syscall.SIGTERM)
+	select {
+	case <-s.gone:
+	case <-time.After(stopLimit):
+		t.Fatal("it waits on")
+	}
+}
+
+// TestDatabaseThatWillNotDo shows that a start ends, and says why, where waiting would not help.
+func TestDatabaseThatWillNotDo(t *testing.T) {
+	_, store := database(t)
+	fails := func(what, store, why string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, program, "serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data"), "--store", store).CombinedOutput()
 		exit, ok := errors.AsType[*exec.ExitError](err)
-		u, perr := url.Parse(store)
-		if perr != nil {
-			t.Fatal(perr)
-		}
-		if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "store") || !strings.Contains(string(out), u.Port()) || strings.Contains(string(out), "goroutine ") {
+		if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), why) || strings.Contains(string(out), "goroutine ") {
 			t.Errorf("%s: %v\n%s", what, err, out)
 		} else {
 			t.Logf("%s: %s", what, out)
 		}
 	}
-	missing := strings.Replace(store, "/postgres?", "/missing?", 1)
-	fails("no such database", missing)
-	if err := pg.Freeze(); err != nil {
-		t.Fatal(err)
-	}
-	fails("a database that hangs", store)
-	if err := errors.Join(pg.Thaw(), pg.Stop()); err != nil {
-		t.Fatal(err)
-	}
-	fails("no server", store)
+	fails("no such database", strings.Replace(store, "/postgres?", "/missing?", 1), `"missing" does not exist`)
+	fails("no such user", strings.Replace(store, "://esh3ar@", "://nobody@", 1), `"nobody" does not exist`)
+	s := start(t, t.TempDir(), "--store", store)
+	s.stop()
+	execute(t, "pgx", store, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)")
+	fails("a newer schema", store, "newer than this version of the program")
 }

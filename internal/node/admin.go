@@ -11,7 +11,7 @@ import (
 // adminRoutes returns the admin API, for holders of that key.
 func (n *Node) adminRoutes(key string) []ingest.Route {
 	api := admin.New(admin.Options{
-		Store:     n.guarded,
+		Store:     n.store,
 		ForgetKey: func(hash [32]byte) { n.api.ForgetKey(hash) }, // the API that serves these routes
 		Now:       n.clock.Now,
 	})

@@ -58,8 +58,9 @@ type Node struct {
 	log *slog.Logger
 
 	clock    *clock.Clock
-	store    store.Store    // as it is, for what goes on in the background
-	guarded  *breaker.Store // behind a circuit breaker, for everything that somebody waits for
+	store    *breaker.Store // may come later than the rest; see opening
+	opening  *opening
+	keys     *knownKeys
 	nats     *cluster.Server
 	journal  *jetstream.Log
 	appender *journal.Appender
@@ -131,21 +132,18 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		}
 	}
 
-	if n.store, err = openStore(ctx, &cfg, plan.cache); err != nil {
-		return n, err
-	}
-	if err := bootstrap(ctx, n.store, key, n.clock.Now()); err != nil {
-		return n, err
-	}
-	if err := n.openJournal(ctx); err != nil {
-		return n, err
-	}
-
 	n.health = health.New(log)
 	registry := n.health.Registry()
-	n.guarded = breaker.New(n.store, breaker.Options{Logger: log, Metrics: registry})
+	n.store = breaker.New(nil, breaker.Options{Logger: log, Metrics: registry})
+	if err := n.awaitStore(ctx, key, plan.cache); err != nil {
+		return n, err
+	}
+	if err := n.openJournalWith(ctx); err != nil {
+		return n, err
+	}
+	n.keys = newKnownKeys(n.store, filepath.Join(cfg.Data, keysFile), n.clock.Now, log)
 	if n.notify, err = notify.New(notify.Options{
-		Store: n.guarded, Shards: cfg.Shards, Problem: ingest.Problem,
+		Store: n.store, Shards: cfg.Shards, Problem: ingest.Problem,
 		Now: n.clock.Now, Logger: log, Metrics: registry,
 	}); err != nil {
 		return n, err
@@ -157,7 +155,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	if n.dispatch, err = dispatch.New(dispatch.Options{
-		Log: n.journal, Store: n.guarded, Shards: cfg.Shards,
+		Log: n.journal, Store: n.store, Shards: cfg.Shards,
 		Params: delivery.Params{
 			Window: cfg.Window, WindowBytes: 1 << 20, Hold: 2 * cfg.Window, Settle: settle,
 			AckTimeout: cfg.AckTimeout, MaxAttempts: cfg.MaxAttempts,
@@ -188,11 +186,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
-		Keys: n.guarded, Journal: bounded{n.appender, n.memory}, Messages: messages{n.guarded, n.dispatch}, Operator: n.dispatch, Auditor: n.guarded, Tokens: tokens,
+		Keys: n.keys, Journal: bounded{n.appender, n.memory}, Messages: messages{n.store, n.dispatch}, Operator: n.dispatch, Auditor: n.store, Tokens: tokens,
 		Routes: slices.Concat([]ingest.Route{
 			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
 		}, n.webhookRoutes(), n.adminRoutes(admins)),
-		Usage: n.guarded, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
+		Usage: n.store, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
 		Shards: cfg.Shards, Weights: fair.Weights(cfg.TierWeights), IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
@@ -210,15 +208,17 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 
 func (n *Node) openJournal(ctx context.Context) (err error) {
 	cfg := n.cfg
-	if n.nats, err = cluster.Start(cluster.Options{
-		Name: "esh3ar",
-		Dir:  filepath.Join(cfg.Data, "journal"),
-		// Every stream may grow to the journal's size; the disk reserve refuses before the disk is full.
-		MaxStore:  int64(cfg.JournalSize) * int64(cfg.Shards),
-		MaxMemory: 64 << 20,
-		Logger:    n.log,
-	}); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	if n.nats == nil {
+		if n.nats, err = cluster.Start(cluster.Options{
+			Name: "esh3ar",
+			Dir:  filepath.Join(cfg.Data, "journal"),
+			// Every stream may grow to the journal's size; the disk reserve refuses before the disk is full.
+			MaxStore:  int64(cfg.JournalSize) * int64(cfg.Shards),
+			MaxMemory: 64 << 20,
+			Logger:    n.log,
+		}); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
 	}
 	if n.journal, err = jetstream.Open(ctx, jetstream.Options{
 		Server: n.nats, Shards: cfg.Shards, Logger: n.log,
@@ -239,21 +239,33 @@ func (n *Node) positions(ctx context.Context) (map[journal.Partition]uint64, err
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[journal.Partition]uint64, len(shards)*esh3ar.Tiers)
+	return positions(shards), nil
+}
+
+// positions returns the store's positions as the journal knows them.
+func positions(shards map[uint16][esh3ar.Tiers]uint64) map[journal.Partition]uint64 {
+	all := make(map[journal.Partition]uint64, len(shards)*esh3ar.Tiers)
 	for shard, tiers := range shards {
 		for tier, seq := range tiers {
-			out[journal.Partition{Shard: shard, Tier: uint8(tier)}] = seq
+			all[journal.Partition{Shard: shard, Tier: uint8(tier)}] = seq
 		}
 	}
-	return out, nil
+	return all
 }
 
 // addChecks says what /readyz looks at.
 func (n *Node) addChecks() {
 	n.health.TellLoad(n.load)
 	n.health.Add("store", func(ctx context.Context) error {
-		// Accepting goes on without the store.
-		return health.Degrade(n.store.Ping(ctx))
+		// Accepting goes on without the store, if anybody is known.
+		err := n.store.Ping(ctx)
+		if errors.Is(err, breaker.ErrAbsent) {
+			err = esh3ar.Errorf(esh3ar.KindUnavailable, "store_absent", "the message store has not answered since the start").Because(err)
+			if !n.keys.usable() {
+				return err
+			}
+		}
+		return health.Degrade(err)
 	})
 	n.health.Add("clock", func(ctx context.Context) error { return health.Degrade(n.clock.Check(ctx)) })
 	n.health.Add("memory", func(ctx context.Context) error { return health.Degrade(n.memory.check(ctx)) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -109,7 +110,8 @@ func TestShardsCannotChange(t *testing.T) {
 }
 
 // TestStoreThatDoesNotOpen shows that a server whose store cannot be opened says so and nothing else:
-// what is not there is not closed.
+// what is not there is not closed. For a server that does not answer the first start waits until it is told
+// to end.
 func TestStoreThatDoesNotOpen(t *testing.T) {
 	for name, url := range map[string]node.StoreURL{
 		"sqlite":   node.StoreURL("sqlite:" + t.TempDir()),
@@ -117,8 +119,12 @@ func TestStoreThatDoesNotOpen(t *testing.T) {
 	} {
 		cfg := node.DefaultConfig()
 		cfg.Listen, cfg.Data, cfg.Store = "127.0.0.1:0", t.TempDir(), url
-		if n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err == nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if n, err := node.New(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err == nil {
 			t.Errorf("%s: the server opens: %v", name, n.Close())
+		} else if ended := errors.Is(err, context.DeadlineExceeded); ended != (name == "postgres") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -17,11 +17,6 @@ const (
 
 // retain has the store forget what the retention does not cover any more, until ctx ends.
 func (n *Node) retain(ctx context.Context) error {
-	p, ok := n.store.(store.Pruner)
-	if !ok {
-		<-ctx.Done()
-		return ctx.Err()
-	}
 	const every = time.Minute
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -41,7 +36,7 @@ func (n *Node) retain(ctx context.Context) error {
 			Usage:   now.Add(-usageKeep),
 		}
 		for more := true; more && ctx.Err() == nil; {
-			pruned, err := p.Prune(ctx, older)
+			pruned, err := n.store.Prune(ctx, older)
 			if err != nil {
 				if ctx.Err() == nil {
 					n.log.Warn("retention: the store forgets later", "err", err)

@@ -42,6 +42,8 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.notify.Run(dispatchCtx) })
 	g.Go(func() error { return n.webhooks.Run(dispatchCtx) })
 	g.Go(func() error { return n.api.Run(dispatchCtx) })
+	g.Go(func() error { return n.opening.wait(dispatchCtx) })
+	g.Go(func() error { return n.keys.run(dispatchCtx) })
 	g.Go(func() error { return n.retain(dispatchCtx) })
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
 	g.Go(func() error { return n.memory.run(dispatchCtx) })
@@ -113,7 +115,8 @@ func (n *Node) Close() error {
 	if n.nats != nil {
 		errs = append(errs, n.nats.Close())
 	}
-	if n.store != nil {
+	if n.opening != nil {
+		n.opening.close()
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"path/filepath"
 
@@ -45,6 +46,11 @@ func openStore(ctx context.Context, c *Config, cache int) (store.Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// storeMayCome reports whether an error of openStore may pass by itself. A file is there or is not.
+func storeMayCome(err error) bool {
+	return postgres.Unreachable(err) && !errors.Is(err, sqlite.ErrInUse)
 }
 
 // Migrate brings the schema of the configured store up to date, which a start does by itself.

@@ -32,7 +32,7 @@ func (n *Node) newWebhooks(registry prometheus.Registerer) (err error) {
 		return err
 	}
 	n.webhooks, err = webhook.New(webhook.Options{
-		Store: n.guarded, Events: n.notify, Retention: n.cfg.Retention,
+		Store: n.store, Events: n.notify, Retention: n.cfg.Retention,
 		Addresses: webhook.Addresses{Allow: allow}, Requests: n.cfg.WebhookRequests, Timeout: n.cfg.WebhookTimeout,
 		Backoff: webhook.Backoff{Span: n.cfg.WebhookRetryFor}, DisableAfter: n.cfg.WebhookDisableAfter,
 		Holder: id, Now: n.clock.Now, Logger: n.log, Metrics: registry,

@@ -84,6 +84,8 @@ type Store interface {
 	Auditor
 	Usage
 	Webhooks
+	Pruner
+	RejectReader
 	// Ping reports whether the store answers.
 	Ping(ctx context.Context) error
 	// Close ends all work and releases everything. No other method may be running.
@@ -224,7 +226,7 @@ type Remembered struct {
 	AcceptedAt time.Time
 }
 
-// Pruner is the optional ability of a Store to forget what retention no longer covers.
+// Pruner forgets what retention no longer covers.
 type Pruner interface {
 	// Prune forgets a bounded amount of what is older than the cutoffs and reports how much. It holds
 	// no lock for long: call it again while it reports More. What is not final is never forgotten.
@@ -248,7 +250,7 @@ type Pruned struct {
 	More bool
 }
 
-// RejectReader is the optional ability of a Store to show the raw dead letters.
+// RejectReader shows the raw dead letters to operators. It is safe for concurrent use.
 type RejectReader interface {
 	// Rejected returns at most limit raw dead letters with a number above after, in the order of
 	// their numbers.

@@ -85,7 +85,7 @@ type Options struct {
 	// below its position for done. Nil means that there is no store.
 	//
 	// If it fails, existing streams are taken as they are, but Open creates
-	// none and fails.
+	// none and fails. See Behind for what is left to be asked then.
 	Positions func(context.Context) (map[journal.Partition]uint64, error)
 
 	// ReadAheadEntries and ReadAheadBytes bound what a reader fetches before
@@ -99,6 +99,7 @@ type Log struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	streams []jetstream.Stream // by shard
+	first   []uint64           // the last sequence of each when it was opened
 	publish *publisher
 	guard   *guard // nil if the server is no Host
 

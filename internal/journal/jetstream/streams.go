@@ -46,14 +46,29 @@ func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
 		}
 	}
 	streams := make([]jetstream.Stream, l.opts.Shards)
+	l.first = make([]uint64, l.opts.Shards)
 	for shard := range streams {
 		s, err := l.openStream(ctx, shard, positions, unknown)
 		if err != nil {
 			return nil, fmt.Errorf("%w: stream %s: %w", journal.ErrUnavailable, streamName(shard), err)
 		}
 		streams[shard] = s
+		l.first[shard] = s.CachedInfo().State.LastSeq
 	}
 	return streams, nil
+}
+
+// Behind returns an error if a stream was older than these positions of the store when the log was opened.
+// Whoever opened it without them asks as soon as they are known, before anything is read: entries that were
+// appended since may lie below a position, where they would be taken for done.
+func (l *Log) Behind(positions map[journal.Partition]uint64) error {
+	for p, position := range positions {
+		if int(p.Shard) < len(l.first) && l.first[p.Shard] < position {
+			return fmt.Errorf("jetstream: stream %s ended at %d when it was opened, but the store has all up to %d: "+
+				"the journal is older than the store", streamName(int(p.Shard)), l.first[p.Shard], position)
+		}
+	}
+	return nil
 }
 
 // openStream finds or creates the stream of one shard, and sees to it that its

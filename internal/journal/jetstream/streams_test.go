@@ -93,6 +93,13 @@ func TestUnknownPositions(t *testing.T) {
 	if _, err := l.Append(t.Context(), journal.Partition{}, nil); err != nil {
 		t.Error(err)
 	}
+	// When the store is back it tells whether that was right.
+	if err := l.Behind(map[journal.Partition]uint64{{}: 0}); err != nil {
+		t.Error(err)
+	}
+	if err := l.Behind(map[journal.Partition]uint64{{}: 0, {Tier: 1}: 1}); err == nil {
+		t.Error("the store is ahead of the journal, and nobody minds")
+	}
 }
 
 // TestOlderStream: the journal was set back to an older state than the store

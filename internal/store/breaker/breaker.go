@@ -1,6 +1,6 @@
 // Package breaker puts a circuit breaker and time limits around a message store, so that a database
 // that is down or hangs costs its callers nothing but an immediate error, and is asked once a second
-// whether it is back.
+// whether it is back. The store may also come later than those who use it.
 package breaker
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -19,6 +20,9 @@ import (
 
 // ErrOpen is the error of calls that were not made because the store did not answer lately.
 var ErrOpen = errors.New("store: not asked, because it did not answer lately")
+
+// ErrAbsent is the error of calls before the store was opened.
+var ErrAbsent = errors.New("store: not opened yet")
 
 // Options configures a Store. The zero value of a field means its default.
 type Options struct {
@@ -36,14 +40,17 @@ type Options struct {
 
 // Store is a store behind a breaker. Ping is not held back by it.
 type Store struct {
-	store.Store
+	store.Store // nil until opened is set
+	opened      atomic.Bool
+	lack        atomic.Pointer[error] // why it is not opened, as far as is known
+
 	breaker     circuitbreaker.CircuitBreaker[any]
 	read, write time.Duration
 }
 
 var _ store.Store = (*Store)(nil)
 
-// New returns s behind a breaker.
+// New returns s behind a breaker. If s is nil every call fails with ErrAbsent until Open.
 func New(s store.Store, o Options) *Store {
 	if o.Failures == 0 {
 		o.Failures = 5
@@ -65,7 +72,10 @@ func New(s store.Store, o Options) *Store {
 		Help:        "Changes of a circuit breaker's state, by the state that it changed to.",
 		ConstLabels: prometheus.Labels{"breaker": "store"},
 	}, []string{"state"})
-	b := &Store{Store: s, read: o.ReadTimeout, write: o.WriteTimeout}
+	b := &Store{read: o.ReadTimeout, write: o.WriteTimeout}
+	if s != nil {
+		b.Open(s)
+	}
 	b.breaker = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(o.Failures).
 		WithSuccessThreshold(1).
@@ -94,6 +104,42 @@ func New(s store.Store, o Options) *Store {
 	return b
 }
 
+// Open gives a breaker that was made without one its store. It must be called once at most.
+func (b *Store) Open(s store.Store) {
+	b.Store = s
+	b.opened.Store(true)
+}
+
+// Opened reports whether there is a store.
+func (b *Store) Opened() bool { return b.opened.Load() }
+
+// Lacks notes why there is no store yet, for Ping to tell.
+func (b *Store) Lacks(cause error) { b.lack.Store(&cause) }
+
+// absent is ErrAbsent with its reason.
+func (b *Store) absent() error {
+	if cause := b.lack.Load(); cause != nil {
+		return fmt.Errorf("%w: %w", ErrAbsent, *cause)
+	}
+	return ErrAbsent
+}
+
+// Ping implements store.Store.
+func (b *Store) Ping(ctx context.Context) error {
+	if !b.Opened() {
+		return b.absent()
+	}
+	return b.Store.Ping(ctx)
+}
+
+// Close implements store.Store. Without a store it does nothing.
+func (b *Store) Close() error {
+	if !b.Opened() {
+		return nil
+	}
+	return b.Store.Close()
+}
+
 // healthy reports whether err says that the store answered.
 func healthy(err error) bool {
 	var e *esh3ar.Error
@@ -103,6 +149,10 @@ func healthy(err error) bool {
 
 // call asks the store unless the breaker is open.
 func call[T any](ctx context.Context, b *Store, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+	if !b.Opened() {
+		var zero T
+		return zero, ErrAbsent
+	}
 	if !b.breaker.TryAcquirePermit() {
 		var zero T
 		return zero, ErrOpen
@@ -140,7 +190,7 @@ func (b *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
 
 // Positions implements store.Shards.
 func (b *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) {
-	return call(ctx, b, b.read, b.Store.Positions)
+	return call(ctx, b, b.read, func(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) { return b.Store.Positions(ctx) })
 }
 
 // Commit implements store.Shards.
@@ -187,5 +237,21 @@ func (b *Store) Events(ctx context.Context, shard uint16, after int64, limit int
 
 // EventRanges implements store.Reader.
 func (b *Store) EventRanges(ctx context.Context) (map[uint16]store.EventRange, error) {
-	return call(ctx, b, b.read, b.Store.EventRanges)
+	return call(ctx, b, b.read, func(ctx context.Context) (map[uint16]store.EventRange, error) { return b.Store.EventRanges(ctx) })
+}
+
+// Prune implements store.Pruner. It may take long, and says nothing about how the store answers others.
+func (b *Store) Prune(ctx context.Context, older store.Cutoffs) (store.Pruned, error) {
+	switch {
+	case !b.Opened():
+		return store.Pruned{}, ErrAbsent
+	case b.breaker.IsOpen():
+		return store.Pruned{}, ErrOpen
+	}
+	return b.Store.Prune(ctx, older)
+}
+
+// Rejected implements store.RejectReader.
+func (b *Store) Rejected(ctx context.Context, after int64, limit int) ([]store.Rejected, error) {
+	return call(ctx, b, b.read, func(ctx context.Context) ([]store.Rejected, error) { return b.Store.Rejected(ctx, after, limit) })
 }

@@ -5,6 +5,7 @@ package migration
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"time"
@@ -36,10 +37,21 @@ func New(dialect goose.Dialect, db *sql.DB, files fs.FS, opts ...goose.ProviderO
 	return &Set{provider: p}, nil
 }
 
-// Up applies what is pending, in order, each file in a transaction of its own.
+// ErrNewer means that a newer version of the program has changed the schema.
+var ErrNewer = errors.New("store: the database's schema is newer than this version of the program")
+
+// Up applies what is pending, in order, each file in a transaction of its own. Errors: ErrNewer, and what the
+// database says.
 func (s *Set) Up(ctx context.Context) error {
 	if _, err := s.provider.Up(ctx); err != nil {
 		return fmt.Errorf("store: migrate: %w", err)
+	}
+	has, knows, err := s.provider.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("store: ask for the schema's version: %w", err)
+	}
+	if has > knows {
+		return fmt.Errorf("%w: it is %d, and this version knows %d", ErrNewer, has, knows)
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func testNotOwner(w *world) {
 	w.same("events", len(w.events(1)), 0)
 	_, err := w.s.Idempotent(w.Context(), "c", "key")
 	w.is("key", err, store.ErrNotFound)
-	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 10)
+	rejected, err := w.s.Rejected(w.Context(), 0, 10)
 	w.same("rejects", len(rejected), 0)
 	w.is("rejects", err, nil)
 	w.same("positions", w.claim(1).Positions, [esh3ar.Tiers]uint64{})
@@ -220,7 +220,7 @@ func testRepeatedCommit(w *world) {
 		id := b.Changes[i].Message.ID
 		w.same("row", w.rows(1, id)[id], row(&b.Changes[i]))
 	}
-	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 10)
+	rejected, err := w.s.Rejected(w.Context(), 0, 10)
 	w.is("rejects", err, nil)
 	w.same("rejects", len(rejected), 1)
 

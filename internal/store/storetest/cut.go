@@ -134,7 +134,7 @@ func checkAllOrNothing(w *world, b *store.Batch, before []store.Change) bool {
 	default:
 		w.Fatalf("%d events, want %d or %d", n, old, old+fresh)
 	}
-	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 10)
+	rejected, err := w.s.Rejected(w.Context(), 0, 10)
 	w.is("rejects", err, nil)
 	part("rejects", len(rejected) == len(b.Rejects))
 	// Claim shows the positions; the epoch is needed again.

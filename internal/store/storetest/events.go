@@ -128,7 +128,7 @@ func testRejects(w *world) {
 	var got []store.Reject
 	var after int64
 	for {
-		list, err := w.s.(store.RejectReader).Rejected(w.Context(), after, 4)
+		list, err := w.s.Rejected(w.Context(), after, 4)
 		w.is("rejects", err, nil)
 		if len(list) == 0 {
 			break

@@ -111,7 +111,7 @@ func (w *world) storeStripped(b *store.Batch) {
 	if err != nil || !reflect.DeepEqual(got, row(&c)) {
 		w.Errorf("what is left of a refused message: got %+v, error %v\nwant %+v", got, err, row(&c))
 	}
-	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 1000)
+	rejected, err := w.s.Rejected(w.Context(), 0, 1000)
 	if err != nil || len(rejected) == 0 || !bytes.Equal(rejected[len(rejected)-1].Record, raw) {
 		w.Errorf("its record is not the last raw dead letter: %d of them, error %v", len(rejected), err)
 	}

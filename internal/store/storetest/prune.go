@@ -12,7 +12,7 @@ import (
 func (w *world) prune(older store.Cutoffs) (total store.Pruned) {
 	w.Helper()
 	for range 1000 {
-		n, err := w.s.(store.Pruner).Prune(w.Context(), older)
+		n, err := w.s.Prune(w.Context(), older)
 		w.is("prune", err, nil)
 		total.Messages += n.Messages
 		total.Events += n.Events
@@ -96,7 +96,7 @@ func testPrune(w *world) {
 	if first := events[0].At; first.Before(start.Add(5*day-day/2)) || first.After(start.Add(6*day+time.Minute)) {
 		w.Errorf("the first event left is of %v", first)
 	}
-	rejected, err := w.s.(store.RejectReader).Rejected(w.Context(), 0, 100)
+	rejected, err := w.s.Rejected(w.Context(), 0, 100)
 	w.is("rejects", err, nil)
 	w.same("rejects", len(rejected), 4)
 
@@ -138,7 +138,7 @@ func testPruneClock(w *world) {
 	for _, cut := range []time.Duration{1, 5, 51} {
 		older := store.Cutoffs{Events: start.Add(cut * time.Hour)}
 		for more := true; more; {
-			p, err := w.s.(store.Pruner).Prune(w.Context(), older)
+			p, err := w.s.Prune(w.Context(), older)
 			w.is("prune", err, nil)
 			more = p.More
 		}

@@ -16,8 +16,7 @@ import (
 )
 
 // Run runs the suite. Open returns a fresh, empty store that lives until the test ends; it may be
-// called several times and the stores must not share anything. The store must also be a store.Pruner
-// and a store.RejectReader.
+// called several times and the stores must not share anything.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	RunClients(t, open)
 	run(t, open, []test{

@@ -1,0 +1,187 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/breaker"
+)
+
+const (
+	// openPatience is how long a start waits for a store that says nothing before it goes on without.
+	openPatience = 5 * time.Second
+	// openRetry is the longest pause between two tries to open the store.
+	openRetry = 5 * time.Second
+)
+
+// opening opens the store, however long that takes, and hands it to the breaker. A store that is not there
+// is waited for; one that will never open, such as for a wrong password, is an error.
+type opening struct {
+	guarded *breaker.Store
+	open    func(context.Context) (store.Store, error)
+	passes  func(error) bool // whether an error of open may pass by itself
+	log     *slog.Logger
+
+	// publish is held while something relies on whether there is a store. Admit, if set, may refuse it;
+	// that is guarded by publish.
+	publish sync.Mutex
+	admit   func(context.Context, store.Store) error
+
+	stop context.CancelFunc
+	late chan struct{} // closed when the first try has failed
+	done chan struct{} // closed when the store is open or err is set
+	err  error
+}
+
+// start begins to open in the background.
+func (o *opening) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	o.stop, o.late, o.done = stop, make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(o.done)
+		if o.err = o.run(ctx); ctx.Err() != nil {
+			o.err = nil
+		}
+	}()
+}
+
+// close gives up opening and waits for the end of that.
+func (o *opening) close() {
+	if o.stop != nil {
+		o.stop()
+		<-o.done
+	}
+}
+
+func (o *opening) run(ctx context.Context) error {
+	pause := 100 * time.Millisecond
+	for try := 1; ; try++ {
+		err := o.once(ctx)
+		switch {
+		case err == nil:
+			if try > 1 {
+				o.log.Info("the store is open", "tries", try)
+			}
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !o.passes(err):
+			return err
+		}
+		o.guarded.Lacks(err)
+		if try == 1 {
+			o.log.Warn("the store does not answer; it is tried again", "err", err)
+			close(o.late)
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		pause = min(2*pause, openRetry)
+	}
+}
+
+// once tries to open the store and hands it out.
+func (o *opening) once(ctx context.Context) error {
+	s, err := o.open(ctx)
+	if err != nil {
+		return err
+	}
+	o.publish.Lock()
+	defer o.publish.Unlock()
+	if o.admit != nil {
+		if err := o.admit(ctx, s); err != nil {
+			return errors.Join(err, s.Close())
+		}
+	}
+	o.guarded.Open(s)
+	return nil
+}
+
+// wait returns when the store is open, cannot be opened, or ctx ends, which is no error.
+func (o *opening) wait(ctx context.Context) error {
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// awaitStore begins to open the store, and returns when it is open, is known to be late, or takes longer than
+// one does that is there; for a file it takes as long as it takes.
+func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
+	n.opening = &opening{
+		guarded: n.store, log: n.log, passes: storeMayCome,
+		open: func(ctx context.Context) (store.Store, error) {
+			s, err := openStore(ctx, &n.cfg, cache)
+			if err != nil {
+				return nil, err
+			}
+			if err := bootstrap(ctx, s, key, n.clock.Now()); err != nil {
+				return nil, errors.Join(err, s.Close())
+			}
+			return s, nil
+		},
+	}
+	n.opening.start()
+	var enough <-chan time.Time
+	if n.cfg.sqlitePath() == "" {
+		timer := time.NewTimer(openPatience)
+		defer timer.Stop()
+		enough = timer.C
+	}
+	select {
+	case <-n.opening.done:
+		return n.opening.err
+	case <-n.opening.late:
+	case <-enough:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// openJournalWith opens the journal, also if the store is late, unless the journal has to be made: where its
+// sequences begin is the store's to say.
+func (n *Node) openJournalWith(ctx context.Context) error {
+	o := n.opening
+	o.publish.Lock()
+	err := n.openJournal(ctx)
+	late := !n.store.Opened()
+	if err == nil && late {
+		o.admit = n.admitLate
+	}
+	o.publish.Unlock()
+	if err == nil || !late || !errors.Is(err, breaker.ErrAbsent) {
+		return err
+	}
+	n.log.Warn("this is a new journal: the start waits for the store")
+	if err := o.wait(ctx); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return n.openJournal(ctx)
+}
+
+// admitLate refuses a store that is ahead of the journal, which was opened without it.
+func (n *Node) admitLate(ctx context.Context, s store.Store) error {
+	shards, err := s.Positions(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.journal.Behind(positions(shards)); err != nil {
+		return fmt.Errorf("the data directory was set back while the store was away, and has taken messages since: %w", err)
+	}
+	return nil
+}
