@@ -217,7 +217,8 @@ func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
 	return nil
 }
 
-// Attachment is one connection's tie to its recipient. Its methods are safe for concurrent use.
+// Attachment is one connection's tie to its recipient. Its methods are safe for concurrent use. Nil is tied to
+// nothing.
 type Attachment struct {
 	r    *shard
 	name string
@@ -241,18 +242,21 @@ func (d *Dispatcher) Attach(recipient string, c Connection) *Attachment {
 
 // Detach unties the connection. Free says that the server's side ended it, so that what was in flight
 // is not charged an attempt.
-func (a *Attachment) Detach(free bool) {
-	a.r.post(a.name, event{kind: evDetach, conn: a.conn, free: free})
+func (a *Attachment) Detach(free bool) { a.post(event{kind: evDetach, free: free}) }
+
+func (a *Attachment) post(e event) {
+	if a != nil {
+		e.conn = a.conn
+		a.r.post(a.name, e)
+	}
 }
 
 // Acknowledge takes the device's word that it has these messages. Identifiers that are not the
 // recipient's are ignored. The slice is the callee's from now on.
-func (a *Attachment) Acknowledge(ids []esh3ar.ID) {
-	a.r.post(a.name, event{kind: evAcknowledge, ids: ids})
-}
+func (a *Attachment) Acknowledge(ids []esh3ar.ID) { a.post(event{kind: evAcknowledge, ids: ids}) }
 
 // MarkRead takes the device's word that its user has read these messages, which implies that it has
 // them.
 func (a *Attachment) MarkRead(ids []esh3ar.ID) {
-	a.r.post(a.name, event{kind: evAcknowledge, ids: ids, read: true})
+	a.post(event{kind: evAcknowledge, ids: ids, read: true})
 }
