@@ -26,8 +26,8 @@ const (
 	// bare is how many times the latency without load the target is at least: a commit that has to wait
 	// for the one before takes twice its own time.
 	bare = 2
-	// patience is how many times the target it is at most, however slow the disk is.
-	patience = 10
+	// patience is what the target is raised to at most, however slow the disk is.
+	patience = time.Second
 )
 
 // Window is what was measured of accepting over some time. Windows follow each other without a gap.
@@ -49,9 +49,9 @@ type Window struct {
 // stands in nobody's way.
 //
 // The target is the wanted latency, or twice what a message takes when the server has next to nothing to
-// do, if that is more. Without that a slow disk, which no limit makes faster, would have nearly everything
-// refused. What it takes without load is learned when little is under way, which a limit that is
-// far too low brings about by itself.
+// do, if that is more. Without that a slow disk, or other work that takes the processors, which no limit makes
+// faster, would have nearly everything refused. What a message takes without load is learned when little is under
+// way, or when the limit has brought down what is under way and nothing became faster by it.
 type Limit struct {
 	target time.Duration
 
@@ -60,6 +60,9 @@ type Limit struct {
 	latency float64 // seconds, smoothed
 	idle    float64 // seconds that a message takes without load, 0 if not known
 	stalled time.Duration
+
+	// How it was when the limit began to refuse: messages under way, and seconds that each took.
+	load, slow float64
 }
 
 // window is the usual length of a Window.
@@ -97,6 +100,9 @@ func (l *Limit) Observe(w Window) {
 	carries := l.rate * target
 	switch {
 	case l.latency > most:
+		if l.limit == MostLimit {
+			l.load, l.slow = l.rate*l.latency, l.latency
+		}
 		l.limit = max(min(l.limit, carries), LeastLimit)
 	case l.latency <= target/2:
 		l.limit = min(l.limit*release, MostLimit)
@@ -120,8 +126,13 @@ func (l *Limit) measure(w Window) {
 	l.rate += (rate - l.rate) * weight
 	l.latency += (mean - l.latency) * smooth
 	// Little's law again: the mean number under way is the sum of the latencies over the time.
-	switch few := w.Latency.Seconds()/took <= LeastLimit; {
+	under := w.Latency.Seconds() / took
+	few := under <= LeastLimit
+	switch {
 	case l.idle == 0 && few:
+		l.idle = mean
+	case l.limit < MostLimit && under < l.load/4 && mean > l.slow*3/4:
+		// A quarter of the load takes as long as all of it did: it is not the load, and refusing does not help.
 		l.idle = mean
 	case few, mean < l.idle:
 		l.idle += (mean - l.idle) * weight / 2
@@ -131,7 +142,7 @@ func (l *Limit) measure(w Window) {
 // Target returns the latency that the limit aims at now.
 func (l *Limit) Target() time.Duration {
 	idle := time.Duration(l.idle * bare * float64(time.Second))
-	return min(max(l.target, idle), patience*l.target)
+	return max(l.target, min(idle, patience))
 }
 
 // Refuses reports whether the limit is in anybody's way, or could be.

@@ -195,7 +195,7 @@ func TestLimitAndSlowDisk(t *testing.T) {
 	for _, sync := range []int{2, 30, 150, 300} {
 		s := simulation{limit: NewLimit(target)}
 		m := &commits{sync: sync}
-		s.run(m, 20*time.Second, gold(10_000))
+		s.run(m, 5*time.Second, gold(10_000))
 		s.run(m, 10*time.Second, gold(10_000))
 		if s.refused[0] != 0 {
 			t.Errorf("sync of %d ms: %v", sync, &s)
@@ -242,7 +242,7 @@ func TestLimitBounds(t *testing.T) {
 			if !(LeastLimit <= g && g <= MostLimit && si < g && b < si && b >= LeastLimit/2) {
 				t.Fatalf("limits %d, %d, %d", g, si, b)
 			}
-			if d := l.Target(); d < goal || d > patience*goal {
+			if d := l.Target(); d < goal || d > max(patience, goal) {
 				t.Fatalf("aims at %s for %s", d, goal)
 			}
 		}
