@@ -203,6 +203,21 @@ func TestLimitAndSlowDisk(t *testing.T) {
 	}
 }
 
+// When everything takes long whatever the load, as with other work on the processors, the limit soon lets go.
+func TestLimitThatDoesNotHelp(t *testing.T) {
+	s := simulation{limit: NewLimit(target)}
+	s.run(&commits{sync: 2}, 10*time.Second, gold(10_000))
+	busy := &commits{sync: 200}
+	s.run(busy, 6*time.Second, gold(10_000))
+	if s.refused[0] > 15_000 {
+		t.Errorf("in the first moments: %v", &s)
+	}
+	s.run(busy, 10*time.Second, gold(10_000))
+	if s.refused[0] != 0 {
+		t.Errorf("later: %v", &s)
+	}
+}
+
 // Under overload the lower tier is refused and the higher one is not.
 func TestLimitTiers(t *testing.T) {
 	m := &serial{perMilli: 10}
