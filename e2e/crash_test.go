@@ -131,6 +131,7 @@ func TestCrash(t *testing.T) {
 type crashRun struct {
 	t        *testing.T
 	dir      string
+	args     []string // of the server, beside those of every run
 	ledger   *ledger
 	settling atomic.Bool // devices stay and acknowledge everything
 
@@ -143,7 +144,7 @@ type crashRun struct {
 
 // boot launches the server. Attempts are plenty: devices that vanish must not use a message's up.
 func (r *crashRun) boot() *server {
-	return launch(r.t, r.dir, "--ack-timeout", "2s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--log-level", "warn")
+	return launch(r.t, r.dir, append([]string{"--ack-timeout", "2s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--log-level", "warn"}, r.args...)...)
 }
 
 // serve tells senders and devices where the server is, nil that it is gone.

@@ -46,7 +46,45 @@ func sqliteDSN(dir string) string {
 // disk. Everything that was accepted since comes again from the journal, and in the end everything is
 // accounted for.
 func TestStoreSetBack(t *testing.T) {
-	r := &crashRun{t: t, dir: t.TempDir(), ledger: newLedger()}
+	t.Run("sqlite", func(t *testing.T) {
+		dir := t.TempDir()
+		copied := filepath.Join(t.TempDir(), "copy.db")
+		storeSetBack(t, dir, func() {
+			execute(t, "sqlite", sqliteDSN(dir), "VACUUM INTO '"+copied+"'")
+		}, func() {
+			old, err := filepath.Glob(filepath.Join(dir, "esh3ar.db*"))
+			if err != nil || len(old) == 0 {
+				t.Fatalf("the store's files: %v, %v", old, err)
+			}
+			for _, path := range old {
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Rename(copied, filepath.Join(dir, "esh3ar.db")); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+	t.Run("postgres", func(t *testing.T) {
+		pg, store := database(t)
+		storeSetBack(t, t.TempDir(), func() {
+			if err := pg.Backup(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := pg.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(pg.Restore(), pg.Resume()); err != nil {
+				t.Fatal(err)
+			}
+		}, "--store", store)
+	})
+}
+
+func storeSetBack(t *testing.T, dir string, backUp, restore func(), args ...string) {
+	r := &crashRun{t: t, dir: dir, args: args, ledger: newLedger()}
 	s := r.boot()
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
@@ -70,25 +108,13 @@ func TestStoreSetBack(t *testing.T) {
 	}
 
 	grows(500)
-	copied := filepath.Join(t.TempDir(), "copy.db")
-	execute(t, "sqlite", sqliteDSN(r.dir), "VACUUM INTO '"+copied+"'")
+	backUp()
 	atCopy := r.ledger.close(crashIsAway).accepted
 	grows(1000)
 	r.serve(nil)
 	s.kill()
 
-	old, err := filepath.Glob(filepath.Join(r.dir, "esh3ar.db*"))
-	if err != nil || len(old) == 0 {
-		t.Fatalf("the store's files: %v, %v", old, err)
-	}
-	for _, path := range old {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Rename(copied, filepath.Join(r.dir, "esh3ar.db")); err != nil {
-		t.Fatal(err)
-	}
+	restore()
 	s = r.boot()
 	if err := s.ready(); err != nil {
 		t.Fatal(err)

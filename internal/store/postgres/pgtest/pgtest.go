@@ -203,6 +203,27 @@ func (s *Server) end(sig syscall.Signal) error {
 	return nil
 }
 
+// Backup copies the running cluster, as one does before losing a disk. An earlier copy is replaced.
+func (s *Server) Backup() error {
+	if err := os.RemoveAll(s.copied()); err != nil {
+		return err
+	}
+	backup := exec.Command(filepath.Join(s.bin, "pg_basebackup"), "-D", s.copied(), "-d", s.URL("postgres"),
+		"--checkpoint=fast", "--wal-method=stream", "--no-sync")
+	backup.SysProcAttr, backup.Dir = s.attr, s.dir
+	if out, err := backup.CombinedOutput(); err != nil {
+		return fmt.Errorf("pgtest: pg_basebackup: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Restore puts the copy in the place of the cluster of a stopped server, which is then to be resumed.
+func (s *Server) Restore() error {
+	return errors.Join(os.RemoveAll(s.data()), os.Rename(s.copied(), s.data()))
+}
+
+func (s *Server) copied() string { return filepath.Join(s.dir, "copy") }
+
 // Freeze stops all of the server's processes (SIGSTOP) until Thaw: connections stay and nothing
 // answers.
 func (s *Server) Freeze() error { return s.signalAll(syscall.SIGSTOP) }
