@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,7 +92,7 @@ func BalanceRatio(ctx context.Context, o BalanceOptions) (BalanceResult, error) 
 	if err != nil {
 		return result, err
 	}
-	if most := slices.Max(o.Connections); 2*most > files-spareFiles {
+	if most := slices.Max(o.Connections); 4*most > files-spareFiles {
 		return result, fmt.Errorf("%d connections need a higher limit of open files than the %d of this process; see ulimit -n", most, files)
 	}
 	dir, err := os.MkdirTemp("", "esh3ar-balance-")
@@ -111,7 +112,7 @@ func BalanceRatio(ctx context.Context, o BalanceOptions) (BalanceResult, error) 
 		return result, err
 	}
 	defer bare.stop()
-	theirs, err := startHAProxy(ctx, haproxy, dir, bare.url, slices.Max(o.Connections)+latencyConnections+spareFiles)
+	theirs, err := startHAProxy(ctx, haproxy, dir, bare.url, files/2-spareFiles)
 	if err != nil {
 		return result, err
 	}
@@ -246,9 +247,12 @@ type proxy struct {
 	stop func()
 }
 
-// haproxyConfig has HAProxy keep connections on both sides and share those to the node among clients.
+// haproxyConfig has HAProxy keep connections on both sides, share those to the node among clients, and use
+// every processor. The limit of connections is to be high: HAProxy derives from it how many files it may have, and from a
+// quarter of those on it closes idle connections rather than to keep them.
 const haproxyConfig = `global
   maxconn %[1]d
+  nbthread %[4]d
 defaults
   mode http
   timeout connect 5s
@@ -264,7 +268,7 @@ backend nodes
   server one %[3]s maxconn %[1]d pool-max-conn %[1]d
 `
 
-// startHAProxy has it take at most so many connections: it checks at its start that the file limit allows them.
+// startHAProxy has it take at most so many connections; it needs two files for each.
 func startHAProxy(ctx context.Context, haproxy, dir, node string, most int) (proxy, error) {
 	// HAProxy cannot say which port it took, so one is found for it.
 	var lc net.ListenConfig
@@ -275,7 +279,7 @@ func startHAProxy(ctx context.Context, haproxy, dir, node string, most int) (pro
 	addr := l.Addr().String()
 	l.Close()
 	config := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(config, fmt.Appendf(nil, haproxyConfig, most, addr, strings.TrimPrefix(node, "http://")), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, haproxyConfig, most, addr, strings.TrimPrefix(node, "http://"), runtime.NumCPU()), 0o644); err != nil {
 		return proxy{}, err
 	}
 	cmd := exec.CommandContext(ctx, haproxy, "-db", "-f", config)
