@@ -26,7 +26,7 @@ type Clients interface {
 	// Errors: ErrConflict when the id is taken, also by a client that was deleted, or the Revision is
 	// another; ErrNotFound when there is none to replace; ErrPermanent.
 	PutClient(ctx context.Context, c esh3ar.Client, e AuditEntry) (revision int64, err error)
-	// DeleteClient forgets a client but for its id, which is never free again: what the client sent is
+	// DeleteClient forgets a client, with its webhooks, but for its id, which is never free again: what the client sent is
 	// kept under it, and would be shown to whoever got it next.
 	// Errors: ErrNotFound; ErrConflict while one of its keys works at e.At.
 	DeleteClient(ctx context.Context, id string, e AuditEntry) error

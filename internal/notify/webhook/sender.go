@@ -201,7 +201,7 @@ func (s *sender) explain(ctx context.Context, err error) string {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Sprintf("no complete answer within %s", s.timeout)
 	case ctx.Err() != nil:
-		return "the server stopped"
+		return "the request was broken off"
 	case errors.As(err, &dns):
 		return clean("the host's name cannot be resolved: " + dns.Err)
 	}

@@ -74,9 +74,10 @@ func (s *Store) DeleteClient(ctx context.Context, id string, e store.AuditEntry)
 		if working {
 			return store.ErrConflict
 		}
-		_, err := tx.Exec(ctx, `UPDATE client SET deleted_at = $2, revision = revision + 1, name = '', recipients = '' WHERE id = $1`,
-			id, e.At.UnixMicro())
-		return err
+		b := new(pgx.Batch)
+		b.Queue(`UPDATE client SET deleted_at = $2, revision = revision + 1, name = '', recipients = '' WHERE id = $1`, id, e.At.UnixMicro())
+		queueDeleteWebhooks(b, id)
+		return tx.SendBatch(ctx, b).Close()
 	})
 }
 

@@ -200,6 +200,17 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 	})
 }
 
+// queueDeleteWebhooks removes all webhooks of a client that goes.
+func queueDeleteWebhooks(b *pgx.Batch, client string) {
+	for _, query := range []string{
+		`DELETE FROM webhook_parked WHERE webhook IN (SELECT id FROM webhook WHERE client = $1)`,
+		`DELETE FROM webhook_delivery WHERE webhook IN (SELECT id FROM webhook WHERE client = $1)`,
+		`DELETE FROM webhook WHERE client = $1`,
+	} {
+		b.Queue(query, client)
+	}
+}
+
 // SaveWebhook implements store.Webhooks.
 func (s *Store) SaveWebhook(ctx context.Context, save store.WebhookSave) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {

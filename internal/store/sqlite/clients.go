@@ -108,6 +108,9 @@ func (s *Store) DeleteClient(ctx context.Context, id string, e store.AuditEntry)
 		if _, err := w.stmts.clients.remove.exec(id, e.At.UnixMicro()); err != nil {
 			return classify(err)
 		}
+		if err := w.deleteWebhooks(id); err != nil {
+			return err
+		}
 		return w.audit(e)
 	})
 }

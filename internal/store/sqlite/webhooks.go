@@ -18,9 +18,10 @@ type webhookStatements struct {
 	count, insert, version, update, remove *stmt
 	hold, release                          *stmt
 
-	progress, restart, heal                      *stmt
-	park, unpark, revive, unparkAll, log, logged *stmt
-	trimLog, dropLog, pruneLog                   *stmt
+	progress, restart, heal              *stmt
+	park, unpark, revive, unparkAll, log *stmt
+	ofClient                             [3]*stmt
+	trimLog, dropLog, pruneLog           *stmt
 }
 
 func (s *webhookStatements) prepare(c *conn) (err error) {
@@ -46,6 +47,10 @@ func (s *webhookStatements) prepare(c *conn) (err error) {
 		{&s.remove, `DELETE FROM webhook WHERE id = ?`},
 		{&s.unparkAll, `DELETE FROM webhook_parked WHERE webhook = ?`},
 		{&s.dropLog, `DELETE FROM webhook_delivery WHERE webhook = ?`},
+
+		{&s.ofClient[0], `DELETE FROM webhook_parked WHERE webhook IN (SELECT id FROM webhook WHERE client = ?)`},
+		{&s.ofClient[1], `DELETE FROM webhook_delivery WHERE webhook IN (SELECT id FROM webhook WHERE client = ?)`},
+		{&s.ofClient[2], `DELETE FROM webhook WHERE client = ?`},
 
 		{&s.progress, `UPDATE webhook SET cursor = ?, failing_since = ?, resume_at = ?, succeeded_at = ?, lost_at = ? WHERE id = ?`},
 		{&s.park, `INSERT OR REPLACE INTO webhook_parked (webhook, message, seq, event, attempts, first_at, next_at)
@@ -273,6 +278,16 @@ func (s *Store) DeleteWebhook(ctx context.Context, client, id string, e store.Au
 		}
 		return w.audit(e)
 	})
+}
+
+// deleteWebhooks removes all webhooks of a client that goes.
+func (w *writer) deleteWebhooks(client string) error {
+	for _, st := range w.stmts.webhooks.ofClient {
+		if _, err := st.exec(client); err != nil {
+			return classify(err)
+		}
+	}
+	return nil
 }
 
 // SaveWebhook implements store.Webhooks.

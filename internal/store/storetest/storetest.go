@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"WebhookProgress", testWebhookProgress},
 		{"WebhookHolders", testWebhookHolders},
 		{"WebhookLog", testWebhookLog},
+		{"WebhooksOfADeletedClient", testWebhooksOfADeletedClient},
 		{"EventTime", testEventTime},
 		{"Prune", testPrune},
 		{"PruneAfterClockJumps", testPruneClock},

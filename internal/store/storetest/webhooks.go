@@ -338,3 +338,30 @@ func testEventTime(w *world) {
 	w.is("another shard", second(w.s.EventTime(w.Context(), 2, 1)), store.ErrForgotten)
 	w.is("after the last", second(w.s.EventTime(w.Context(), 1, 4)), store.ErrForgotten)
 }
+
+// testWebhooksOfADeletedClient: they go with their client.
+func testWebhooksOfADeletedClient(w *world) {
+	w.putClient(esh3ar.Client{ID: "c", CreatedAt: w.now})
+	gone, stays := w.webhook("c", "a"), w.webhook("d", "b")
+	w.createWebhook(gone)
+	w.createWebhook(stays)
+	w.held("n", time.Hour)
+	for _, id := range []string{"a", "b"} {
+		w.is("save", w.s.SaveWebhook(w.Context(), store.WebhookSave{
+			ID: id, Epoch: 1, Holder: "n", Progress: gone.WebhookProgress, KeepDeliveries: 10,
+			Park:       []store.ParkedEvent{{Event: esh3ar.Event{Message: w.ids.New(w.now, 1), Client: "c", Transition: esh3ar.Transition{Seq: 2, Status: esh3ar.StatusQueued, At: w.now}}, NextAt: w.now}},
+			Deliveries: []store.WebhookDelivery{{At: w.now, Outcome: "failed"}},
+		}), nil)
+	}
+	w.is("delete", w.s.DeleteClient(w.Context(), "c", w.entry("client.delete", "c", "c")), nil)
+	w.is("webhook of a deleted client", second(w.s.Webhook(w.Context(), "c", "a")), store.ErrNotFound)
+	log, err := w.s.Deliveries(w.Context(), "a", 0, "", 10)
+	w.is("log", err, nil)
+	w.same("log", len(log), 0)
+	w.same("held", w.held("n", time.Hour), []store.WebhookRef{{ID: "b", Version: 1}})
+	stays.Parked = 1
+	w.sameWebhook(stays)
+	// Nothing of it comes back under the same id.
+	w.createWebhook(gone)
+	w.sameWebhook(gone)
+}
