@@ -260,7 +260,7 @@ func (n *Node) addChecks() {
 		// Accepting goes on without the store, if anybody is known.
 		err := n.store.Ping(ctx)
 		if errors.Is(err, breaker.ErrAbsent) {
-			err = esh3ar.Errorf(esh3ar.KindUnavailable, "store_absent", "the message store has not answered since the start").Because(err)
+			err = esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable", "the message store has not answered since the start").Because(err)
 			if !n.keys.usable() {
 				return err
 			}
