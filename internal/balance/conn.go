@@ -106,6 +106,7 @@ func (c *clientConn) serve() {
 			}
 			c.trim()
 		case other:
+			c.Conn.SetDeadline(time.Time{}) // net/http sets its own
 			handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf, fwd: c.fwd})
 			if !handed {
 				c.refuse(draining())

@@ -97,6 +97,31 @@ func TestEventStreamFlowsAndEndsWithItsClient(t *testing.T) {
 	eventually(t, "the stream is no longer counted", func() bool { return nodesOf(t, b)[node.URL].Streams == 0 })
 }
 
+// A stream on a connection that has served other requests before is not bound by their time-outs.
+func TestStreamOutlivesTimeouts(t *testing.T) {
+	node := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/x" {
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for range 8 {
+			io.WriteString(w, "data: x\n\n")
+			w.(http.Flusher).Flush()
+			<-tick.C
+		}
+		io.WriteString(w, "data: end\n\n")
+	})
+	b := start(t, newSetNodes(node.URL), func(o *Options) {
+		o.IdleTimeout, o.BodyTimeout, o.HeaderTimeout = 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+	})
+	got := rawAsk(t, b.Addr().String(), "POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET /v1/events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+	if !strings.Contains(got, "data: end") {
+		t.Errorf("read %q", got)
+	}
+}
+
 // echoing is a WebSocket that sends back what it gets.
 type echoing struct{ gws.BuiltinEventHandler }
 

@@ -113,6 +113,7 @@ type node struct {
 	sampled  time.Time
 	inFlight int
 	streams  int
+	progress time.Time // when a request ended last, or the first of those at it began
 
 	rampFrom time.Time // beginning of the slow start, zero if there is none
 
@@ -220,6 +221,9 @@ func (p *Picker) Pick(now time.Time, r Request) (id string, ok bool) {
 	if r.Stream {
 		n.streams++
 	} else {
+		if n.inFlight == 0 {
+			n.progress = now
+		}
 		n.inFlight++
 	}
 	n.picks = n.picks*decay(now.Sub(n.picksAt), shareWindow) + 1
@@ -348,6 +352,10 @@ func (p *Picker) cost(now time.Time, n *node) float64 {
 		// tried again.
 		latency = p.typical + (latency-p.typical)*decay(now.Sub(n.sampled), p.opts.Fall)
 	}
+	if n.inFlight > 0 {
+		// A node from which nothing comes back is as slow as that, long before its requests are given up.
+		latency = max(latency, now.Sub(n.progress).Seconds())
+	}
 	free := n.free * (1 - n.shed*decay(now.Sub(n.shedAt), shedFall))
 	return max(latency, leastLatency) * (float64(n.inFlight)/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
 }
@@ -386,6 +394,7 @@ func (p *Picker) Done(now time.Time, id string, o Outcome) {
 		n.streams--
 	} else {
 		n.inFlight--
+		n.progress = now
 	}
 	switch o.Result {
 	case Served:

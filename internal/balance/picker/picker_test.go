@@ -172,6 +172,22 @@ func TestSlowNodeLosesItsShare(t *testing.T) {
 	}
 }
 
+// A node that hangs holds up few requests, although none of them has failed yet.
+func TestHangingNodeLosesItsShareAtOnce(t *testing.T) {
+	for _, clients := range []int{8, 60} {
+		w := newWorld(2, names(3)...)
+		w.clients(clients, 5*time.Millisecond)
+		w.run(5 * time.Second)
+		w.serve["n0"] = func(*world) (time.Duration, Result) { return 30 * time.Second, Failed }
+		if n := w.run(time.Second)["n0"]; n == 0 || n > clients/3 {
+			t.Errorf("%d clients: %d are held up within a second", clients, n)
+		}
+		if n := w.run(5 * time.Second)["n0"]; n > clients/8+1 {
+			t.Errorf("%d clients: %d more are held up in the next five seconds", clients, n)
+		}
+	}
+}
+
 func TestFreeCapacityShiftsShares(t *testing.T) {
 	w := newWorld(3, names(2)...)
 	w.p.Report(w.now, "n0", Health{State: Ready, Free: 0.25})
