@@ -15,5 +15,8 @@
 //
 // The operator of a deployment manages business clients and their API keys with an [Admin].
 //
+// Events can also be posted to the business system: [Client.CreateWebhook], and package client/webhook for what
+// receives them.
+//
 // Everything here is safe for concurrent use unless it says otherwise.
 package client

@@ -48,8 +48,12 @@ func (b *breaker) open(now time.Time) bool { return now.Before(b.until) }
 // try.
 func (b *breaker) closed() bool { return b.until.IsZero() }
 
-// strike counts a failure. The first pause is that long.
+// strike counts a failure. The first pause is that long. What fails while the breaker is open was begun
+// before, and says nothing new.
 func (b *breaker) strike(now time.Time, pause time.Duration) {
+	if b.open(now) {
+		return
+	}
 	if b.strikes++; b.strikes < breakerStrikes {
 		return
 	}

@@ -35,10 +35,16 @@ func TestBreakerPauses(t *testing.T) {
 	}
 	for i := range 10 {
 		b.strike(now, 10*time.Second)
+		until := b.until
+		b.strike(now.Add(time.Second), 10*time.Second) // of a request that was begun before
+		if b.until != until {
+			t.Fatalf("pause %d: a failure while it is open prolonged it", i)
+		}
 		pause := 10 * time.Second << min(i, breakerDoubles)
 		if b.closed() || !b.open(now) || b.until.Sub(now) > pause || b.until.Sub(now) < pause/10*9-1 || b.open(b.until) {
 			t.Fatalf("pause %d: %s, want about %s", i, b.until.Sub(now), pause)
 		}
+		now = b.until
 	}
 	if b.reset(); !b.closed() {
 		t.Fatal("a success did not close it")

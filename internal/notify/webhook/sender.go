@@ -37,6 +37,7 @@ const (
 	outcomeDeferred  = "deferred"  // 429 or 503 with a Retry-After
 	outcomeGone      = "gone"      // 410
 	outcomeGivenUp   = "given_up"  // failed, and not tried again
+	outcomeStopped   = "stopped"   // we broke it off; it says nothing and is not logged
 )
 
 // request is one POST to be made.

@@ -375,3 +375,30 @@ func TestDisableAndEnable(t *testing.T) {
 		})
 	}
 }
+
+// TestStopIsNoFailure: a request that the server breaks off because it stops is not held against the endpoint.
+func TestStopIsNoFailure(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Grace = 10 * time.Millisecond; o.Backoff.Base = time.Hour; o.Backoff.Cap = time.Hour })
+	r := newReceiver(t, func(n int, _ http.ResponseWriter, req *http.Request, _ got) {
+		if n == 1 {
+			<-req.Context().Done()
+		}
+	})
+	h := w.create(r.url, "")
+	w.message("c", esh3ar.StatusQueued)
+	r.await(1)
+	w.stop()
+	stored, err := w.store.Webhook(t.Context(), "c", h.ID)
+	if err != nil || !stored.FailingSince.IsZero() || stored.Parked != 0 {
+		t.Errorf("after the stop: %+v, %v", stored, err)
+	}
+	w.start()
+	all := r.await(2)
+	if all[0].header.Get("Webhook-Id") != all[1].header.Get("Webhook-Id") {
+		t.Error("the event did not come again")
+	}
+	w.eventually("the request is logged", func() bool { return len(w.log(h.ID)) == 1 })
+	if d := w.log(h.ID)[0]; d.Attempt != 1 || d.Outcome != outcomeDelivered {
+		t.Errorf("log: %+v", d)
+	}
+}

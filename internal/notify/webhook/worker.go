@@ -315,10 +315,13 @@ func (w *worker) post(grace context.Context, now time.Time) {
 		w.inFlight++
 		r := w.request(batch)
 		go func() {
-			a := answer{at: w.s.opts.Now(), outcome: outcomeFailed, err: "the server stopped"}
+			var a answer
 			if w.s.slots.Acquire(grace, 1) == nil {
 				a = w.s.sender.post(grace, w.hook, r)
 				w.s.slots.Release(1)
+			}
+			if a.outcome != outcomeDelivered && grace.Err() != nil {
+				a.outcome = outcomeStopped
 			}
 			w.results <- result{batch: batch, id: r.id, answer: a} // there is room for as many as are under way
 		}()
@@ -358,6 +361,10 @@ func (w *worker) request(batch []*item) *request {
 func (w *worker) settle(r result, now time.Time) {
 	w.inFlight--
 	a := &r.answer
+	if a.outcome == outcomeStopped {
+		w.lines.back(r.batch)
+		return
+	}
 	w.s.metrics.seconds.Observe(a.took.Seconds())
 	for _, it := range r.batch {
 		it.attempts++
