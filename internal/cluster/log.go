@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // natsLogger hands the NATS server's log lines to slog. Its notices are about
@@ -13,11 +16,13 @@ type natsLogger struct {
 	// fatal is the last line after which the server expects the process to end.
 	// It is how a server says why it does not start.
 	fatal *atomic.Pointer[error]
+	// disabled is why JetStream was turned off in a server that goes on. Of several servers each does that to
+	// itself when it cannot write, and says why only here.
+	disabled *atomic.Pointer[error]
 }
 
 func (l natsLogger) Noticef(format string, v ...any) { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Warnf(format string, v ...any)   { l.Warn("nats: " + fmt.Sprintf(format, v...)) }
-func (l natsLogger) Errorf(format string, v ...any)  { l.Error("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Debugf(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Tracef(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 
@@ -25,4 +30,19 @@ func (l natsLogger) Fatalf(format string, v ...any) {
 	err := fmt.Errorf(format, v...)
 	l.fatal.Store(&err)
 	l.Error("nats: " + err.Error())
+}
+
+func (l natsLogger) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	l.Error("nats: " + text)
+	var err error
+	switch {
+	case strings.HasPrefix(text, "JetStream out of"):
+		err = fmt.Errorf("%s: %w", text, syscall.ENOSPC)
+	case strings.HasSuffix(text, "disabling JetStream"):
+		err = errors.New(text)
+	default:
+		return
+	}
+	l.disabled.Store(&err)
 }

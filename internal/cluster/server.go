@@ -1,13 +1,18 @@
-// Package cluster runs the NATS server inside this process and connects to it.
+// Package cluster is the ground that nodes stand on together: the NATS server inside this process, alone
+// or as one of several, or servers elsewhere (External); who is there (Members); and who may try to own
+// which shard (Leases).
 package cluster
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,9 +29,15 @@ const MaxPayload = 1 << 20
 // connections. The recovery of its streams is not part of that time.
 const readyTimeout = 10 * time.Second
 
+// readyInterval is how often Ready looks.
+const readyInterval = 20 * time.Millisecond
+
 // reconnectWait is the pause between two attempts to reach a server that went
 // away.
 const reconnectWait = 50 * time.Millisecond
+
+// errNotRunning is between a restart that failed and the next, and after Close.
+var errNotRunning = errors.New("cluster: the embedded NATS server is not running")
 
 // Options configures a Server.
 type Options struct {
@@ -45,17 +56,29 @@ type Options struct {
 
 	// Logger gets what the server reports. Required.
 	Logger *slog.Logger
+
+	// Peers makes the server one of several. Nil means that it is alone.
+	Peers *Peers
+
+	// Clients has the server listen for clients. Nil means that connections
+	// are made in memory alone.
+	Clients *Clients
 }
 
-// Server is a NATS server with JetStream inside this process. It listens
-// nowhere: connections are made in memory. Every write to a stream is synced to
-// disk before it is acknowledged.
+// Server is a NATS server with JetStream inside this process, alone or one of
+// several that keep streams together. Every write to a stream is synced to disk
+// before it is acknowledged. Connections are made in memory; without Peers and
+// Clients it listens nowhere.
 //
 // It can be restarted, and connections from Connect come back by themselves.
 // All methods may be called concurrently.
 type Server struct {
-	opts Options
-	lock *os.File // holds the directory
+	opts  Options
+	lock  *os.File // holds the directory
+	token string   // admits connections in memory to a server that asks for one
+
+	// disabled is why the server has turned JetStream off by itself, if it has.
+	disabled atomic.Pointer[error]
 
 	mu      sync.RWMutex
 	running *server.Server // nil while a restart has not succeeded and after Close
@@ -71,6 +94,9 @@ func Start(o Options) (*Server, error) {
 	case o.MaxStore <= 0 || o.MaxMemory <= 0:
 		return nil, fmt.Errorf("cluster: limits of %d bytes on disk and %d in memory: both must be positive", o.MaxStore, o.MaxMemory)
 	}
+	if err := errors.Join(o.Peers.check(), o.Clients.check()); err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cluster: journal directory: %w", err)
 	}
@@ -78,7 +104,10 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: journal directory %s: %w", o.Dir, err)
 	}
-	s := &Server{opts: o, lock: lock}
+	s := &Server{opts: o, lock: lock, token: rand.Text()}
+	if o.Clients != nil {
+		s.token = o.Clients.Token
+	}
 	if s.running, err = s.start(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -87,9 +116,8 @@ func Start(o Options) (*Server, error) {
 
 // start starts one incarnation of the server.
 func (s *Server) start() (*server.Server, error) {
-	srv, err := server.NewServer(&server.Options{
+	o := &server.Options{
 		ServerName:             s.opts.Name,
-		DontListen:             true,
 		NoSigs:                 true,
 		JetStream:              true,
 		DisableJetStreamBanner: true,
@@ -98,11 +126,16 @@ func (s *Server) start() (*server.Server, error) {
 		JetStreamMaxMemory:     s.opts.MaxMemory,
 		SyncAlways:             syncAlways,
 		MaxPayload:             MaxPayload,
-	})
+	}
+	if err := s.listen(o); err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	srv, err := server.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: NATS server: %w", err)
 	}
-	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error])}
+	s.disabled.Store(nil)
+	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error]), &s.disabled}
 	srv.SetLogger(logger, false, false)
 	srv.Start()
 	// A server that failed to start is not waited for.
@@ -116,7 +149,40 @@ func (s *Server) start() (*server.Server, error) {
 		srv.WaitForShutdown()
 		return nil, fmt.Errorf("cluster: NATS server with streams in %s did not start", s.opts.Dir)
 	}
+	s.keepPorts(srv)
 	return srv, nil
+}
+
+// Ready waits until the server can serve its streams: at once if it is alone,
+// else when the servers have a leader and this one knows what the leader knows.
+// It returns ctx's error if that does not come to pass before ctx ends.
+func (s *Server) Ready(ctx context.Context) error {
+	tick := time.NewTicker(readyInterval)
+	defer tick.Stop()
+	for {
+		state := s.metaState()
+		if state == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cluster: %w: %w", context.Cause(ctx), state)
+		case <-tick.C:
+		}
+	}
+}
+
+// metaState says what keeps the server from being ready.
+func (s *Server) metaState() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.running == nil {
+		return errNotRunning
+	}
+	if h := s.running.Healthz(&server.HealthzOptions{JSMetaOnly: true}); h.Error != "" {
+		return errors.New(h.Error)
+	}
+	return nil
 }
 
 // Connect connects to the server. The connection comes back by itself after a
@@ -124,13 +190,7 @@ func (s *Server) start() (*server.Server, error) {
 // rather than kept, so that its outcome is known at once. Options may change
 // this.
 func (s *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
-	options = append([]nats.Option{
-		nats.InProcessServer(s),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(reconnectWait),
-		nats.ReconnectJitter(0, 0),
-		nats.ReconnectBufSize(-1),
-	}, options...)
+	options = append(append(reconnecting(), nats.InProcessServer(s), nats.Token(s.token)), options...)
 	nc, err := nats.Connect("", options...)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: connect to the embedded NATS server: %w", err)
@@ -144,7 +204,7 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.running == nil {
-		return nil, errors.New("cluster: the embedded NATS server is not running")
+		return nil, errNotRunning
 	}
 	return s.running.InProcessConn()
 }
@@ -155,12 +215,19 @@ func (s *Server) WriteError() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.running == nil {
-		return errors.New("cluster: the embedded NATS server is not running")
+		return errNotRunning
+	}
+	if disabled := s.disabled.Load(); disabled != nil {
+		return fmt.Errorf("cluster: %w", *disabled)
 	}
 	// Health has more to it than we ask: a server that is only slow to answer
-	// has not failed to write.
+	// has not failed to write, and one of several is not healthy while it has no
+	// leader or catches up.
 	for _, e := range s.running.Healthz(&server.HealthzOptions{Details: true}).Errors {
-		if e.Type == server.HealthzErrorStream || e.Type == server.HealthzErrorJetStream {
+		if e.Type != server.HealthzErrorStream && e.Type != server.HealthzErrorJetStream {
+			continue
+		}
+		if s.opts.Peers == nil || strings.Contains(e.Error, "write error") {
 			return fmt.Errorf("cluster: %s", e.Error)
 		}
 	}
