@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/esh3artech/esh3ar/internal/cluster/clustertest"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 )
@@ -160,4 +161,49 @@ func benchmarkRead(b *testing.B, records int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 	b.ReportMetric(float64(read)/b.Elapsed().Seconds(), "records/s")
 	b.SetBytes(int64(len(batch)))
+}
+
+// BenchmarkAppendReplicated is what three servers take, each syncing every
+// batch: batches of a hundred records, with so many of a stream under way.
+func BenchmarkAppendReplicated(b *testing.B) {
+	c := clustertest.Start(b, 3, nil)
+	js := admin(b, c, 0)
+	var batch []byte
+	const records = 100
+	for range records {
+		batch = journal.AppendRecord(batch, benchRecord)
+	}
+	for _, shards := range []int{1, 3} {
+		for _, inFlight := range []int{1, 4, 16} {
+			b.Run(fmt.Sprintf("shards=%d/inflight=%d", shards, inFlight), func(b *testing.B) {
+				removeStreams(b, js)
+				l, err := clustered(b, c, 0, jetstream.Options{Shards: shards})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer l.Close()
+				slots := make(chan int, shards*inFlight)
+				for i := range cap(slots) {
+					slots <- i % shards
+				}
+				b.SetBytes(int64(len(batch)))
+				b.ReportAllocs()
+				b.ResetTimer()
+				for range b.N {
+					shard := <-slots
+					l.AppendAsync(context.Background(), journal.Partition{Shard: uint16(shard)}, batch, func(_ uint64, err error) {
+						if err != nil {
+							b.Error(err)
+						}
+						slots <- shard
+					})
+				}
+				for range cap(slots) {
+					<-slots
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+				b.ReportMetric(float64(b.N*records)/b.Elapsed().Seconds(), "records/s")
+			})
+		}
+	}
 }

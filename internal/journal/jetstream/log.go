@@ -68,7 +68,10 @@ type Options struct {
 	Shards int          // how many there are, each a stream; required
 	Logger *slog.Logger // required
 
-	// Replicas is how many servers keep each stream. Default 1.
+	// Replicas is how many servers keep each stream. Default 1. With more, Open
+	// waits for the servers until its context ends, and an append while a
+	// stream's servers elect a leader fails with ErrUnavailable, or with
+	// ErrUnknown if it was under way.
 	Replicas int
 
 	// MaxBytes bounds each stream; at it, appends fail with ErrFull.
@@ -111,7 +114,8 @@ type Log struct {
 var _ journal.AsyncLog = (*Log)(nil)
 
 // Open connects to the server and makes sure that every shard has its stream.
-// The log does not close the server.
+// Several nodes may open the same streams at once. The log does not close the
+// server.
 func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Server == nil || o.Logger == nil {
 		return nil, errors.New("jetstream: server and logger are required")

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/esh3artech/esh3ar/internal/journal"
@@ -71,6 +73,36 @@ func (l *Log) Behind(positions map[journal.Partition]uint64) error {
 	return nil
 }
 
+// openPause is between attempts to open a stream of a cluster that is not ready.
+const openPause = 250 * time.Millisecond
+
+// codeNoPeers is JetStream's refusal to create a stream when it does not know
+// enough servers.
+const codeNoPeers = 10005
+
+// passes says whether a failure to open a stream may pass by waiting: several
+// servers have no leader at times, and are few while they start.
+func passes(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == http.StatusServiceUnavailable || api.ErrorCode == codeNoPeers
+	}
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, journal.ErrUnknown) || errors.Is(err, journal.ErrUnavailable)
+}
+
+// pause waits and returns ctx's error if ctx ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // openStream finds or creates the stream of one shard, and sees to it that its
 // next sequence is above the store's positions.
 func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.Partition]uint64, unknown error) (jetstream.Stream, error) {
@@ -109,7 +141,11 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 			return nil, err
 		}
 	}
-	if last := s.CachedInfo().State.LastSeq; last < floor {
+	last, err := l.settled(ctx, s, floor)
+	if err != nil {
+		return nil, err
+	}
+	if last < floor {
 		l.opts.Logger.Error("journal stream is older than the store: what it lacks is only in the store, if there",
 			"stream", streamName(shard), "last_sequence", last, "store_position", floor)
 		if err := l.raise(ctx, s, shard, last, floor, positions); err != nil {
@@ -117,6 +153,28 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 		}
 	}
 	return s, nil
+}
+
+// settleTime is how long a stream may take to reach what has been read from it.
+const settleTime = 2 * time.Second
+
+// settled returns the stream's last sequence. Of several servers one may have
+// delivered an entry, and the store taken it, a moment before the stream's
+// leader knows it to be stored; so what lies below the floor is asked for again
+// before it is believed. Other nodes may be appending meanwhile.
+func (l *Log) settled(ctx context.Context, s jetstream.Stream, floor uint64) (uint64, error) {
+	last := s.CachedInfo().State.LastSeq
+	for began := time.Now(); l.opts.Replicas > 1 && last < floor && time.Since(began) < settleTime; {
+		if err := pause(ctx, openPause); err != nil {
+			return 0, err
+		}
+		info, err := s.Info(ctx)
+		if err != nil {
+			return 0, err
+		}
+		last = info.State.LastSeq
+	}
+	return last, nil
 }
 
 func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {

@@ -1,0 +1,258 @@
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/esh3artech/esh3ar/internal/cluster/clustertest"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
+	"github.com/esh3artech/esh3ar/internal/journal/journaltest"
+)
+
+// clustered opens a log with three replicas on one of a cluster's servers.
+func clustered(t testing.TB, c *clustertest.Cluster, server int, o jetstream.Options) (*jetstream.Log, error) {
+	t.Helper()
+	o.Server, o.Logger, o.Replicas = c.Server(server), quiet(), 3
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	return jetstream.Open(ctx, o)
+}
+
+// admin is a connection to a cluster past the log.
+func admin(t testing.TB, c *clustertest.Cluster, server int) natsjs.JetStream {
+	t.Helper()
+	nc, err := c.Server(server).Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// removeStreams leaves a cluster without a journal.
+func removeStreams(t testing.TB, js natsjs.JetStream) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	names := js.StreamNames(ctx)
+	for name := range names.Name() {
+		if err := js.DeleteStream(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names.Err() != nil {
+		t.Fatal(names.Err())
+	}
+}
+
+func TestClusterConformance(t *testing.T) {
+	c := clustertest.Start(t, 3, nil)
+	js := admin(t, c, 0)
+	opened := 0
+	journaltest.Run(t, func(t *testing.T) journaltest.Harness {
+		removeStreams(t, js)
+		return journaltest.Harness{Open: func(t testing.TB, o journaltest.Options) journal.Log {
+			opened++
+			l, err := clustered(t, c, opened%c.Len(), jetstream.Options{Shards: o.Shards, MaxBytes: o.MaxBytes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}}
+	})
+}
+
+// leaders returns which server leads each stream of the journal.
+func leaders(t testing.TB, js natsjs.JetStream, shards int) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	leaders := make([]string, shards)
+	for i := range leaders {
+		s, err := js.Stream(ctx, fmt.Sprint("ESH3AR_JOURNAL_", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaders[i] = s.CachedInfo().Cluster.Leader
+	}
+	return leaders
+}
+
+// recovery is how soon after the death of a stream's leader it takes entries
+// again: an election takes up to nine seconds.
+const recovery = 10 * time.Second
+
+// TestLeaderKilled kills a stream's leader under appends from all nodes.
+// Nothing that was acknowledged is lost or out of order, and appends go on
+// soon.
+func TestLeaderKilled(t *testing.T) {
+	const shards = 3
+	c := clustertest.Start(t, 3, nil)
+	logs := make([]*jetstream.Log, 3)
+	var opening sync.WaitGroup
+	for i := range logs { // at once
+		opening.Go(func() {
+			var err error
+			if logs[i], err = clustered(t, c, i, jetstream.Options{Shards: shards}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	opening.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, l := range logs {
+		t.Cleanup(func() { closing(t, l) })
+	}
+	lead := leaders(t, admin(t, c, 0), shards)
+	t.Log("leaders", lead)
+	victim := int(lead[0][1] - '0')
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+
+	// Every node appends to every shard.
+	type key struct{ node, shard int }
+	var (
+		mu       sync.Mutex
+		acked    = map[key][]uint64{}
+		lastGood = map[key]time.Time{}
+		worst    = map[key]time.Duration{}
+		kinds    = map[string]int{}
+		dead     = map[int]bool{}
+	)
+	appending, stop := context.WithCancel(ctx)
+	var appenders sync.WaitGroup
+	for node, l := range logs {
+		for shard := range shards {
+			k := key{node, shard}
+			appenders.Go(func() {
+				for n := 0; appending.Err() == nil; n++ {
+					one, cancel := context.WithTimeout(ctx, time.Second)
+					began := time.Now()
+					seq, err := l.Append(one, journal.Partition{Shard: uint16(shard)}, fmt.Appendf(nil, "%d/%d", node, n))
+					cancel()
+					mu.Lock()
+					switch {
+					case err == nil:
+						acked[k] = append(acked[k], seq)
+						if good, ok := lastGood[k]; ok {
+							worst[k] = max(worst[k], time.Since(good))
+						}
+						lastGood[k] = time.Now()
+					case errors.Is(err, journal.ErrUnavailable):
+						kinds["unavailable"]++
+					case errors.Is(err, journal.ErrUnknown):
+						kinds["unknown"]++
+					default:
+						t.Errorf("append: %v", err)
+					}
+					gone := dead[node]
+					mu.Unlock()
+					if took := time.Since(began); took > 3*time.Second {
+						t.Errorf("an append of one second took %v", took)
+					}
+					if gone {
+						return
+					}
+					if err != nil {
+						<-time.After(20 * time.Millisecond)
+					}
+				}
+			})
+		}
+	}
+	progress := func(what string, atLeast int) {
+		t.Helper()
+		mu.Lock()
+		start := map[key]int{}
+		for k := range acked {
+			start[k] = len(acked[k])
+		}
+		mu.Unlock()
+		began := time.Now()
+		for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+			mu.Lock()
+			ok := true
+			for node := range logs {
+				for shard := range shards {
+					if k := (key{node, shard}); !dead[node] && len(acked[k]) < start[k]+atLeast {
+						ok = false
+					}
+				}
+			}
+			mu.Unlock()
+			if ok {
+				t.Log(what, time.Since(began))
+				return
+			}
+			if time.Since(began) > 40*time.Second {
+				t.Fatalf("%s: no progress", what)
+			}
+		}
+	}
+	progress("before", 50)
+	mu.Lock()
+	dead[victim] = true
+	mu.Unlock()
+	c.Kill(victim)
+	progress("after the kill", 50)
+	mu.Lock()
+	for k, w := range worst {
+		t.Logf("node %d shard %d (led by %s): at most %v between two appends, %d in all", k.node, k.shard, lead[k.shard], w.Round(time.Millisecond), len(acked[k]))
+		if k.node != victim && w > recovery {
+			t.Errorf("node %d could append nothing to shard %d for %v", k.node, k.shard, w)
+		}
+		if k.node != victim && lead[k.shard] != lead[0] && w > 3*time.Second {
+			t.Errorf("shard %d, whose leader lives, took nothing from node %d for %v", k.shard, k.node, w)
+		}
+	}
+	t.Log(kinds)
+	mu.Unlock()
+	stop()
+	appenders.Wait()
+
+	for shard := range shards {
+		p := journal.Partition{Shard: uint16(shard)}
+		all := map[uint64]string{}
+		for _, e := range allEntries(t, logs[(victim+1)%3], p) {
+			all[e.Seq] = string(e.Data)
+		}
+		for k, seqs := range acked {
+			if k.shard != shard {
+				continue
+			}
+			last := -1
+			for _, seq := range seqs {
+				var node, n int
+				if _, err := fmt.Sscanf(all[seq], "%d/%d", &node, &n); err != nil || node != k.node || n <= last {
+					t.Fatalf("shard %d: entry %d of node %d is %q", shard, seq, k.node, all[seq])
+				}
+				last = n
+			}
+		}
+	}
+	c.Restart(victim)
+	c.Ready(victim)
+	var texts []string
+	for node, l := range logs {
+		if _, err := l.Append(ctx, journal.Partition{}, nil); err != nil && node != victim {
+			texts = append(texts, err.Error())
+		}
+	}
+	if texts != nil {
+		t.Error(strings.Join(texts, "; "))
+	}
+}
