@@ -647,7 +647,7 @@ func TestAnswersAreNotMixedUp(t *testing.T) {
 		go func() {
 			rnd := rand.New(rand.NewPCG(1, uint64(i)))
 			var err error
-			for n := 0; n < 150 && err == nil; n++ {
+			for n := 0; n < 60 && err == nil; n++ {
 				body := bytes.Repeat([]byte{byte('a' + i)}, rnd.IntN(60_000))
 				query := ""
 				if rnd.IntN(3) == 0 {

@@ -414,7 +414,7 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 		return got
 	}
 	shares(300)
-	even := shares(2000)
+	even := shares(1500)
 	var squares float64
 	for _, s := range even {
 		squares += s * s
@@ -423,8 +423,8 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 		t.Errorf("three equal nodes get %.3f; Jain's index %.4f", even, jain)
 	}
 	nodes[0].slow.Store(int64(50 * time.Millisecond))
-	eventually(t, "the slow node has lost its share", func() bool { return shares(600)[0] < 0.15 })
-	if s := shares(2000); s[0] == 0 {
+	eventually(t, "the slow node has lost its share", func() bool { return shares(400)[0] < 0.15 })
+	if s := shares(1000); s[0] == 0 {
 		t.Error("a slow node is out of sight")
 	}
 }
