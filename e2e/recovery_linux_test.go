@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"database/sql"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,11 +149,12 @@ func TestPoison(t *testing.T) {
 		s := start(t, dir)
 		execute(t, "sqlite", sqliteDSN(dir), `CREATE TRIGGER poison BEFORE INSERT ON message WHEN NEW.recipient = 'poison'
 			BEGIN SELECT RAISE(ABORT, 'this row is poison'); END`)
-		poison(t, s, "sqlite", sqliteDSN(dir), "+unstorable")
+		poison(t, s, dir, "sqlite", sqliteDSN(dir), "+unstorable")
 	})
 	t.Run("postgres", func(t *testing.T) {
 		_, store := database(t)
-		s := start(t, t.TempDir(), "--store", store)
+		dir := t.TempDir()
+		s := start(t, dir, "--store", store)
 		for _, statement := range []string{
 			`CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'this row is poison' USING ERRCODE = '22000'; END $$`,
 			`CREATE TRIGGER poison BEFORE INSERT ON queue FOR EACH ROW WHEN (NEW.recipient = 'poison') EXECUTE FUNCTION poison()`,
@@ -159,12 +162,12 @@ func TestPoison(t *testing.T) {
 			execute(t, "pgx", store, statement)
 		}
 		// Where final messages lie nothing is refused but what they carry, for all that is known.
-		poison(t, s, "pgx", store, "poison")
+		poison(t, s, dir, "pgx", store, "poison")
 	})
 }
 
 // poison expects that the message to the recipient poison is shown as one to the recipient to.
-func poison(t *testing.T, s *server, driver, dsn, to string) {
+func poison(t *testing.T, s *server, dir, driver, dsn, to string) {
 	a := s.api()
 	// All in one request, so that they share transactions.
 	batch := []outgoing{}
@@ -199,6 +202,13 @@ func poison(t *testing.T, s *server, driver, dsn, to string) {
 	})
 	if reason != "refused_by_store" || !strings.Contains(string(record), "number 37") {
 		t.Errorf("raw dead letter: %s, %q", reason, record)
+	}
+
+	// The operator can list it.
+	raw := exec.CommandContext(t.Context(), program, "dlq", "raw", "--json", "--url", s.url, "--admin-key-file", filepath.Join(dir, "admin-key"))
+	if out, err := raw.CombinedOutput(); err != nil || !strings.Contains(string(out), `"message_id":"`+results[37].ID+`"`) ||
+		!strings.Contains(string(out), base64.StdEncoding.EncodeToString(record)) {
+		t.Errorf("dlq raw: %v\n%s", err, out)
 	}
 
 	// Its client hears of it: by the status, in the dead-letter queue and among the events.

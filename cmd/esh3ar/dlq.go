@@ -17,6 +17,7 @@ type dlqCmd struct {
 	Show    dlqShowCmd    `cmd:"" help:"Show a message and its life."`
 	Replay  dlqReplayCmd  `cmd:"" help:"Queue messages again."`
 	Discard dlqDiscardCmd `cmd:"" help:"Take messages out of the queue for good."`
+	Raw     dlqRawCmd     `cmd:"" help:"List, as the operator, the records that could not be read or stored."`
 }
 
 // deadFilter selects messages of the dead-letter queue.

@@ -1,5 +1,5 @@
 // Package admin is the API below /v1/admin/, with which the operator of a deployment manages business
-// clients and their API keys and reads the audit log. docs/clients.md is the API as its users see it.
+// clients and their API keys and reads the audit log and the raw dead letters. docs/clients.md is the API as its users see it.
 //
 // Whoever serves its routes lets nobody in but holders of the admin key, and tells its errors.
 package admin
@@ -20,10 +20,11 @@ import (
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
-// Store keeps clients, their keys and the audit log.
+// Store keeps clients, their keys, the audit log and the raw dead letters.
 type Store interface {
 	store.Clients
 	store.Auditor
+	store.RejectReader
 }
 
 // Options configures an API. All but Now are required.
@@ -86,6 +87,7 @@ func (a *API) Routes() []Route {
 		route("/v1/admin/clients/{client}/keys/{key}", map[string]handler{http.MethodDelete: a.revokeKey}),
 		route("/v1/admin/clients/{client}/keys/{key}/rotate", map[string]handler{http.MethodPost: a.rotateKey}),
 		route("/v1/admin/audit", map[string]handler{http.MethodGet: a.listAudit}),
+		route("/v1/admin/rejects", map[string]handler{http.MethodGet: a.listRejects}),
 	}
 }
 

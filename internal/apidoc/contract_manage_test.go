@@ -214,12 +214,13 @@ func administering(s *service) {
 	admin(http.MethodGet, "/v1/admin/audit?action=client.update&cursor="+page.Next, "", http.StatusOK, "")
 
 	s.call(request{method: http.MethodPost, path: list, body: shop, key: "sender", from: "127.0.0.5"}, http.StatusUnauthorized, "admin_key_wrong")
-	for _, path := range []string{list, "/v1/admin/audit"} {
+	admin(http.MethodGet, "/v1/admin/rejects", "", http.StatusOK, "")
+	for _, path := range []string{list, "/v1/admin/audit", "/v1/admin/rejects"} {
 		queries := map[string]string{
 			"malformed_query": "limit=%zz", "unknown_parameter": "x=1", "duplicate_parameter": "limit=1&limit=2", "invalid_fields": "limit=0&cursor=x",
 			"bad_cursor": "cursor=x", "bad_limit": "limit=0",
 		}
-		if path != list {
+		if path == "/v1/admin/audit" {
 			queries["bad_time"] = "from=x"
 		}
 		for code, query := range queries {
