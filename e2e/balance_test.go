@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,13 +18,13 @@ import (
 )
 
 // balancer starts `esh3ar balance` in front of servers and waits until it knows them.
-func balancer(t *testing.T, nodes ...*server) (b *server, admin string) {
+func balancer(t *testing.T, nodes []*server, args ...string) (b *server, admin string) {
 	t.Helper()
-	line := []string{program, "balance", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--slow-start", "1s", "--log-level", "debug"}
+	line := []string{program, "balance", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--slow-start", "1s"}
 	for _, n := range nodes {
 		line = append(line, "--node", n.url)
 	}
-	b = prepare(t, line)
+	b = prepare(t, append(line, args...))
 	b.launch()
 	b.await("the balancer's addresses", func() bool {
 		both, err := os.ReadFile(b.addr)
@@ -68,32 +69,21 @@ func nodeStates(t *testing.T, admin string) map[string]nodeState {
 	return states
 }
 
-// balanced is what a sender through a balancer was told.
+// balanced is what senders through a balancer were told.
 type balanced struct {
+	sent atomic.Int64
+	stop func() // returns when the last has its answer
+
 	mu       sync.Mutex
 	accepted map[string]string // content by id
 	errors   map[string]int    // of messages without a key, by what they say
 	keyed    []error           // of messages with a key; none is wanted
 }
 
-// TestBalancerOverACrash kills one of three servers under load, starts it again, and stops another one in
-// order: every message with a 202 is safe, one with a key always gets its 202, and one without a key that fails is told
-// that nobody knows, and only when its server was killed.
-//
-// The servers are deployments of their own, so what one of them accepted is asked for there.
-func TestBalancerOverACrash(t *testing.T) {
-	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
-	nodes := make([]*server, len(dirs))
-	for i, dir := range dirs {
-		nodes[i] = start(t, dir, "--drain-delay", "2s")
-	}
-	b, admin := balancer(t, nodes...)
-
-	const senders = 12
+// sendThrough has so many senders send without a pause, every other message with a key.
+func sendThrough(t *testing.T, b *server, senders int) *balanced {
 	told := &balanced{accepted: make(map[string]string), errors: make(map[string]int)}
-	var sent atomic.Int64
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
 	var sending sync.WaitGroup
 	for i := range senders {
 		sending.Go(func() {
@@ -105,8 +95,8 @@ func TestBalancerOverACrash(t *testing.T) {
 					m.Key = fmt.Sprintf("key-%d-%d", i, n)
 				}
 				// What was begun is ended, so that every answer is known.
-				r, err := a.send(t.Context(), m)
-				sent.Add(1)
+				r, err := a.send(context.Background(), m)
+				told.sent.Add(1)
 				told.mu.Lock()
 				switch {
 				case err == nil:
@@ -120,20 +110,63 @@ func TestBalancerOverACrash(t *testing.T) {
 			}
 		})
 	}
-	more := func(n int64) {
-		t.Helper()
-		want := sent.Load() + n
-		b.await("more messages to be sent", func() bool { return sent.Load() >= want })
+	told.stop = func() {
+		cancel()
+		sending.Wait()
 	}
-	unsure := func() int {
-		told.mu.Lock()
-		defer told.mu.Unlock()
-		sum := 0
-		for _, n := range told.errors {
-			sum += n
+	t.Cleanup(told.stop)
+	return told
+}
+
+// more waits until n more messages were sent.
+func (told *balanced) more(b *server, n int64) {
+	b.t.Helper()
+	want := told.sent.Load() + n
+	b.await("more messages to be sent", func() bool { return told.sent.Load() >= want })
+}
+
+// unsure returns how many messages without a key failed.
+func (told *balanced) unsure() int {
+	told.mu.Lock()
+	defer told.mu.Unlock()
+	sum := 0
+	for _, n := range told.errors {
+		sum += n
+	}
+	return sum
+}
+
+// end stops the senders and fails the test if a message with a key failed, or one without was told anything but
+// that nobody knows.
+func (told *balanced) end(t *testing.T) {
+	t.Helper()
+	told.stop()
+	for _, err := range told.keyed {
+		t.Errorf("a message with a key: %v", err)
+	}
+	for what := range told.errors {
+		if !strings.HasSuffix(what, "outcome_unknown") {
+			t.Errorf("a message without a key was told %s", what)
 		}
-		return sum
 	}
+}
+
+// TestBalancerOverACrash kills one of three servers under load, starts it again, and stops another one in
+// order: every message with a 202 is safe, one with a key always gets its 202, and one without a key that fails is told
+// that nobody knows, and only when its server was killed.
+//
+// The servers are deployments of their own, so what one of them accepted is asked for there.
+func TestBalancerOverACrash(t *testing.T) {
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	nodes := make([]*server, len(dirs))
+	for i, dir := range dirs {
+		nodes[i] = start(t, dir, "--drain-delay", "2s")
+	}
+	b, admin := balancer(t, nodes)
+
+	const senders = 12
+	told := sendThrough(t, b, senders)
+	more, unsure := func(n int64) { t.Helper(); told.more(b, n) }, told.unsure
 
 	more(300)
 	if n := unsure(); n > 0 {
@@ -160,19 +193,7 @@ func TestBalancerOverACrash(t *testing.T) {
 	if n := unsure(); n != atKill {
 		t.Errorf("%d messages failed at a stop in order: %v", n-atKill, told.errors)
 	}
-	stop()
-	sending.Wait()
-
-	told.mu.Lock()
-	defer told.mu.Unlock()
-	for _, err := range told.keyed {
-		t.Errorf("a message with a key: %v", err)
-	}
-	for what := range told.errors {
-		if !strings.HasSuffix(what, "outcome_unknown") {
-			t.Errorf("a message without a key was told %s", what)
-		}
-	}
+	told.end(t)
 	nodes[1] = start(t, dirs[1])
 	found := make(map[string]bool)
 	for _, n := range nodes {
@@ -193,7 +214,34 @@ func TestBalancerOverACrash(t *testing.T) {
 	if lost > 0 {
 		t.Errorf("%d of %d messages with a 202 are lost", lost, len(told.accepted))
 	}
-	t.Logf("%d sent, %d accepted, none lost; told at the kill: %v", sent.Load(), len(told.accepted), told.errors)
+	t.Logf("%d sent, %d accepted, none lost; told at the kill: %v", told.sent.Load(), len(told.accepted), told.errors)
+	b.stop()
+}
+
+// TestBalancerOverAFrozenServer freezes one of two servers (SIGSTOP) under load: it holds up few messages, those with a key are
+// accepted by the other one, and when it is woken it takes its share again.
+func TestBalancerOverAFrozenServer(t *testing.T) {
+	nodes := []*server{start(t, t.TempDir()), start(t, t.TempDir())}
+	b, admin := balancer(t, nodes, "--response-timeout", "2s")
+	const senders = 8
+	told := sendThrough(t, b, senders)
+	told.more(b, 300)
+	frozen := nodes[0]
+	if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	told.more(b, 300) // goes on, long before anything is given up
+	b.await("the frozen server to get nothing", func() bool { return !nodeStates(t, admin)[frozen.url].Usable })
+	if n := told.unsure(); n > senders {
+		t.Errorf("%d messages failed at the freeze, more than were under way", n)
+	}
+	if err := frozen.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	before := nodeStates(t, admin)[frozen.url].Requests
+	b.await("the server to be back", func() bool { return nodeStates(t, admin)[frozen.url].Requests > before+50 })
+	told.end(t)
+	t.Logf("%d sent, %d accepted; told at the freeze: %v", told.sent.Load(), len(told.accepted), told.errors)
 	b.stop()
 }
 
@@ -209,7 +257,7 @@ func says(err error) string {
 // device, problems.
 func TestBalancerPassesEverything(t *testing.T) {
 	s := start(t, t.TempDir(), "--trusted-proxies", "127.0.0.1")
-	b, admin := balancer(t, s)
+	b, admin := balancer(t, []*server{s})
 	a := b.api()
 
 	hub, err := signalr.New(b.url+"/hubs/business", signalr.Options{
