@@ -97,9 +97,11 @@ func (n *Node) routes(api *ingest.API) *http.ServeMux {
 // not change it.
 func (n *Node) Routes() map[string][]string { return n.paths }
 
-// serve serves what the front hands over until the server is shut down.
+// serve serves what the front hands over until the server is shut down. The two are told to stop at the same
+// time, and the front may be faster: then there is nothing more to accept before the server knows why. A front
+// that breaks says so itself.
 func (n *Node) serve() error {
-	if err := n.http.Serve(n.front); !errors.Is(err, http.ErrServerClosed) {
+	if err := n.http.Serve(n.front); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
