@@ -136,7 +136,7 @@ type crashRun struct {
 	settling atomic.Bool // devices stay and acknowledge everything
 
 	mu      sync.Mutex
-	current string        // URL of the running server, "" while there is none
+	current []string      // URLs of the running servers
 	changed chan struct{} // closed when current changes
 
 	connections atomic.Int64
@@ -147,13 +147,15 @@ func (r *crashRun) boot() *server {
 	return launch(r.t, r.dir, append([]string{"--ack-timeout", "2s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--log-level", "warn"}, r.args...)...)
 }
 
-// serve tells senders and devices where the server is, nil that it is gone.
-func (r *crashRun) serve(s *server) {
+// serve tells senders and devices where the servers are; nil ones are gone.
+func (r *crashRun) serve(servers ...*server) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.current = ""
-	if s != nil {
-		r.current = s.url
+	r.current = nil
+	for _, s := range servers {
+		if s != nil {
+			r.current = append(r.current, s.url)
+		}
 	}
 	if r.changed != nil {
 		close(r.changed)
@@ -161,7 +163,7 @@ func (r *crashRun) serve(s *server) {
 	}
 }
 
-// server waits until there is one and returns its URL, "" when ctx ends first.
+// server waits until there is one and returns the URL of any, "" when ctx ends first.
 func (r *crashRun) server(ctx context.Context) string {
 	for {
 		r.mu.Lock()
@@ -171,8 +173,8 @@ func (r *crashRun) server(ctx context.Context) string {
 		}
 		changed := r.changed
 		r.mu.Unlock()
-		if current != "" {
-			return current
+		if n := len(current); n > 0 {
+			return current[rand.IntN(n)]
 		}
 		select {
 		case <-changed:

@@ -53,6 +53,20 @@ type Config struct {
 	Retention         time.Duration `name:"retention" group:"Storage" help:"How long a message is kept after it became final."`
 	IdempotencyWindow time.Duration `name:"idempotency-window" group:"Storage" help:"How long an Idempotency-Key is remembered; at most the retention."`
 
+	ClusterName      string   `name:"cluster-name" group:"Cluster" help:"Name that all nodes of a cluster have in common; empty for a node that is alone."`
+	NodeName         string   `name:"node-name" group:"Cluster" help:"Name of this node, unlike any other's, and the same after a restart."`
+	Advertise        string   `name:"advertise" group:"Cluster" placeholder:"URL" help:"Base URL at which others reach this node's HTTP server; empty takes the address of listen."`
+	Routes           []string `name:"routes" group:"Cluster" placeholder:"HOST:PORT" help:"Cluster addresses of the three or five nodes that keep the journal, this one's among them."`
+	ClusterListen    string   `name:"cluster-listen" group:"Cluster" placeholder:"HOST:PORT" help:"Address for the connections between the nodes that keep the journal."`
+	ClusterAdvertise string   `name:"cluster-advertise" group:"Cluster" placeholder:"HOST:PORT" help:"Address at which they reach this one, if it is not cluster-listen."`
+	ClientListen     string   `name:"client-listen" group:"Cluster" placeholder:"HOST:PORT" help:"Address on which a node that keeps the journal takes those that do not, with nats-url."`
+	NATSURL          []string `name:"nats-url" group:"Cluster" placeholder:"URL" help:"NATS servers that keep the journal: those of an own NATS cluster, or the client-listen of nodes that keep it. They must sync each write."`
+	ClusterSecret    Secret   `name:"cluster-secret" group:"Cluster" placeholder:"SECRET" help:"Secret that the nodes tell each other, the same for all."`
+	ClusterCert      string   `name:"cluster-cert" group:"Cluster" placeholder:"FILE" help:"Certificate of this node for TLS between nodes."`
+	ClusterKey       string   `name:"cluster-key" group:"Cluster" placeholder:"FILE" help:"Its private key."`
+	ClusterCA        string   `name:"cluster-ca" group:"Cluster" placeholder:"FILE" help:"Certificate authority of the other nodes' certificates."`
+	Replicas         int      `name:"replicas" group:"Cluster" help:"Servers that keep each message; 0 takes three in a cluster and one in a node that is alone."`
+
 	AckTimeout     time.Duration `name:"ack-timeout" group:"Delivery" help:"How long a device may take to acknowledge before the attempt counts as failed."`
 	MaxAttempts    int           `name:"max-attempts" group:"Delivery" help:"Failed attempts after which a message goes to the dead-letter queue."`
 	BackoffBase    time.Duration `name:"backoff-base" group:"Delivery" help:"Wait after the first failed attempt; it doubles with each further one."`
@@ -187,6 +201,8 @@ func (c *Config) Validate() error {
 	atLeast("retention", c.Retention, time.Minute)
 	check(c.IdempotencyWindow >= 0 && c.IdempotencyWindow <= c.Retention, "idempotency-window", c.IdempotencyWindow,
 		"must lie between 0s and the retention, %s", c.Retention)
+
+	c.clusterFaults(check)
 
 	atLeast("ack-timeout", c.AckTimeout, time.Millisecond)
 	between("max-attempts", c.MaxAttempts, 1, 1000)

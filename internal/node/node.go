@@ -61,7 +61,9 @@ type Node struct {
 	store    *breaker.Store // may come later than the rest; see opening
 	opening  *opening
 	keys     *knownKeys
-	nats     *cluster.Server
+	nats     *cluster.Server   // nil if the servers are elsewhere
+	connect  cluster.Connector // to NATS, here or elsewhere
+	peers    *peers            // nil if the node is alone
 	journal  *jetstream.Log
 	appender *journal.Appender
 	dispatch *dispatch.Dispatcher
@@ -154,7 +156,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if n.signalr, err = signalr.NewServer(signalr.Options{Logger: log}); err != nil {
 		return n, err
 	}
-	if n.dispatch, err = dispatch.New(dispatch.Options{
+	if cfg.clustered() {
+		if err := n.join(n.connect); err != nil {
+			return n, err
+		}
+	}
+	if n.dispatch, err = dispatch.New(n.inCluster(dispatch.Options{
 		Log: n.journal, Store: n.store, Shards: cfg.Shards,
 		Params: delivery.Params{
 			Window: cfg.Window, WindowBytes: 1 << 20, Hold: 2 * cfg.Window, Settle: settle,
@@ -172,21 +179,28 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		Backlog:       n.signalr.Backlog,
 		Now:           n.clock.Now,
 		Logger:        log, Metrics: registry,
-	}); err != nil {
+	})); err != nil {
 		return n, err
+	}
+	var hubOwner hub.Owner = owner{n.dispatch}
+	if n.peers != nil {
+		if err := n.newRouter(registry); err != nil {
+			return n, err
+		}
+		hubOwner = routed{n.peers.router}
 	}
 	tokens, err := devicetoken.NewHS256([]byte(secret), nil)
 	if err != nil {
 		return n, err
 	}
 	if n.hub, err = hub.New(hub.Options{
-		Server: n.signalr, Owner: owner{n.dispatch}, Tokens: verifier{tokens}, Refusal: refusal,
+		Server: n.signalr, Owner: hubOwner, Tokens: verifier{tokens}, Refusal: refusal,
 		AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry,
 	}); err != nil {
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
-		Keys: n.keys, Journal: bounded{n.appender, n.memory}, Messages: messages{n.store, n.dispatch}, Operator: n.dispatch, Auditor: n.store, Tokens: tokens,
+		Keys: n.keys, Journal: bounded{n.appender, n.memory}, Messages: messages{n.store, n.dispatch}, Operator: operator{n}, Auditor: n.store, Tokens: tokens,
 		Routes: slices.Concat([]ingest.Route{
 			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
 		}, n.webhookRoutes(), n.adminRoutes(admins)),
@@ -208,28 +222,35 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 
 func (n *Node) openJournal(ctx context.Context) (err error) {
 	cfg := n.cfg
-	if n.nats == nil {
-		if n.nats, err = cluster.Start(cluster.Options{
-			Name: "esh3ar",
-			Dir:  filepath.Join(cfg.Data, "journal"),
-			// Every stream may grow to the journal's size; the disk reserve refuses before the disk is full.
-			MaxStore:  int64(cfg.JournalSize) * int64(cfg.Shards),
-			MaxMemory: 64 << 20,
-			Logger:    n.log,
-		}); err != nil {
+	if n.connect == nil {
+		if n.connect, err = n.openNATS(); err != nil {
+			return err
+		}
+	}
+	if n.nats != nil {
+		if err := n.nats.Ready(ctx); err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
 	}
-	if n.journal, err = jetstream.Open(ctx, jetstream.Options{
-		Server: n.nats, Shards: cfg.Shards, Logger: n.log,
-		MaxBytes: int64(cfg.JournalSize), DiskReserve: uint64(cfg.DiskReserve),
-		Positions: n.positions,
-	}); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	for {
+		if n.journal, err = jetstream.Open(ctx, jetstream.Options{
+			Server: n.connect, Shards: cfg.Shards, Logger: n.log, Replicas: cfg.replicas(),
+			MaxBytes: int64(cfg.JournalSize), DiskReserve: uint64(cfg.DiskReserve),
+			Positions: n.positions,
+		}); err == nil {
+			break
+		}
+		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) {
+			return fmt.Errorf("journal: %w", err)
+		}
+		// The nodes make the streams together, and may be electing who leads them.
+		n.log.Warn("the journal is not there yet; it is tried again", "err", err)
 	}
-	n.appender, err = journal.NewAppender(n.journal, journal.AppenderOptions{
-		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger,
-	})
+	o := journal.AppenderOptions{Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger}
+	if cfg.clustered() {
+		o.InFlight = clusterInFlight
+	}
+	n.appender, err = journal.NewAppender(n.journal, o)
 	return err
 }
 
@@ -269,6 +290,12 @@ func (n *Node) addChecks() {
 	})
 	n.health.Add("clock", func(ctx context.Context) error { return health.Degrade(n.clock.Check(ctx)) })
 	n.health.Add("memory", func(ctx context.Context) error { return health.Degrade(n.memory.check(ctx)) })
+	if n.peers != nil {
+		n.health.Add("cluster", n.checkCluster)
+	}
+	if n.nats == nil {
+		return
+	}
 	n.health.Add("journal", func(context.Context) error { return n.nats.WriteError() })
 	n.health.Add("disk", func(context.Context) error {
 		free, err := n.nats.FreeBytes()

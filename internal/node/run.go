@@ -37,6 +37,13 @@ func (n *Node) Run(ctx context.Context) error {
 		defer close(dispatched)
 		return n.dispatch.Run(dispatchCtx, max(n.cfg.DrainTimeout/2, time.Second))
 	})
+	joinedCtx, leave := context.WithCancel(base)
+	defer leave()
+	talkCtx, stopTalk := context.WithCancel(base)
+	defer stopTalk()
+	if n.peers != nil {
+		g.Go(func() error { return n.peers.run(talkCtx, joinedCtx, n) })
+	}
 	g.Go(n.front.Run)
 	g.Go(n.serve)
 	g.Go(func() error { return n.notify.Run(dispatchCtx) })
@@ -72,8 +79,16 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := devices.Wait(); err != nil {
 		n.log.Warn("devices were cut off", "err", err)
 	}
+	if n.peers != nil {
+		// Its shards go to others one by one, and what is in flight from them to devices elsewhere with them.
+		if err := n.peers.leases.Drain(drain); err != nil {
+			n.log.Warn("not all shards were handed over; others take them", "err", err)
+		}
+		stopTalk()
+	}
 	stopDispatch()
 	<-dispatched
+	leave()
 	stopAppend()
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -108,6 +123,9 @@ func (n *Node) Close() error {
 	}
 	if n.debug != nil {
 		errs = append(errs, n.debug.Close())
+	}
+	if n.peers != nil {
+		n.peers.bus.Close()
 	}
 	if n.journal != nil {
 		errs = append(errs, n.journal.Close())

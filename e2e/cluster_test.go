@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// nodes are the servers of one cluster over one database.
+type nodes struct {
+	t       *testing.T
+	dir     string
+	store   string
+	routes  []string
+	listens []string
+	args    []string
+	servers []*server
+}
+
+// freePorts returns addresses of 127.0.0.1 that nobody listens on.
+func freePorts(t *testing.T, n int) []string {
+	t.Helper()
+	all := make([]string, n)
+	for i := range all {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are taken until all are known
+		all[i] = l.Addr().String()
+	}
+	return all
+}
+
+// startCluster starts three nodes and waits until they are ready.
+func startCluster(t *testing.T, args ...string) *nodes {
+	t.Helper()
+	_, store := database(t)
+	ports := freePorts(t, 6)
+	c := &nodes{t: t, dir: t.TempDir(), store: store, routes: ports[:3], listens: ports[3:], args: args, servers: make([]*server, 3)}
+	for i := range c.servers {
+		c.launch(i)
+	}
+	for _, s := range c.servers {
+		if err := s.ready(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// launch starts a node and returns at once.
+func (c *nodes) launch(i int) *server {
+	c.t.Helper()
+	args := append([]string{
+		"--listen", c.listens[i], "--store", c.store, "--shards", "4",
+		"--cluster-name", "test", "--node-name", fmt.Sprint("node", i), "--cluster-listen", c.routes[i],
+		"--routes", strings.Join(c.routes, ","), "--cluster-secret", "the nodes of the tests know this",
+	}, c.args...)
+	c.servers[i] = launch(c.t, filepath.Join(c.dir, fmt.Sprint(i)), args...)
+	return c.servers[i]
+}
+
+// A device at any node gets what was accepted at any node, and every node knows what became of it.
+func TestCluster(t *testing.T) {
+	c := startCluster(t)
+	const recipients = 12 // several of every shard
+	var mu sync.Mutex
+	got := make(map[string]string) // content to recipient
+	for i := range recipients {
+		to := fmt.Sprint("user", i)
+		var d *device
+		ready := make(chan struct{})
+		d, err := dial(c.servers[i%3].url, token(t, to, time.Hour), func(m delivery) {
+			<-ready
+			mu.Lock()
+			got[m.Content] = to
+			mu.Unlock()
+			_ = d.acknowledge(m.ID)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(ready)
+		t.Cleanup(d.hangUp)
+	}
+	apis := []*api{c.servers[0].api(), c.servers[1].api(), c.servers[2].api()}
+	ids := make(map[string]string)
+	for i := range recipients {
+		for at, a := range apis {
+			m := outgoing{To: fmt.Sprint("user", i), Content: fmt.Sprintf("to %d at %d", i, at)}
+			ids[m.Content] = a.mustSend(t, m).ID
+		}
+	}
+	for content, id := range ids {
+		for at, s := range c.servers {
+			if d := s.awaitStatus(apis[at], id, "delivered"); d.Status != "delivered" {
+				t.Errorf("%s is %s at node %d", content, d.Status, at)
+			}
+		}
+	}
+	mu.Lock()
+	if len(got) != len(ids) {
+		t.Errorf("%d of %d messages were received", len(got), len(ids))
+	}
+	mu.Unlock()
+
+	// What people ask for reaches the owner from any node.
+	for at, a := range apis {
+		waiting := apis[0].mustSend(t, outgoing{To: fmt.Sprint("absent", at), Content: "waits"})
+		c.servers[at].awaitStatus(a, waiting.ID, "queued")
+		var canceled details
+		if _, err := a.call(t.Context(), http.MethodDelete, "/v1/messages/"+waiting.ID, "", nil, &canceled); err != nil || canceled.Status != "canceled" {
+			t.Errorf("canceled at node %d: %s, %v", at, canceled.Status, err)
+		}
+	}
+	for _, s := range c.servers {
+		s.stop()
+	}
+}
+
+// clusterLoad runs a load over the cluster while something is done to it, and accounts for every 202.
+func clusterLoad(t *testing.T, c *nodes, disturb func(r *crashRun)) {
+	r := &crashRun{t: t, ledger: newLedger()}
+	r.serve(c.servers...)
+	ctx, endLoad := context.WithCancel(t.Context())
+	defer endLoad()
+	deviceCtx, endDevices := context.WithCancel(t.Context())
+	defer endDevices()
+	var senders, devices sync.WaitGroup
+	for i := range 4 {
+		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(3, uint64(i)))) })
+	}
+	for i := range crashRecipients - crashAway {
+		devices.Go(func() { r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(4, uint64(i)))) })
+	}
+	disturb(r)
+	r.settling.Store(true)
+	r.serve(c.servers...)
+	endLoad()
+	senders.Wait()
+	s := c.servers[0]
+	if err := s.poll(90*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
+		t.Error(err)
+	}
+	for _, s := range c.servers {
+		r.checkStatuses(s)
+	}
+	endDevices()
+	devices.Wait()
+	a := r.ledger.close(crashIsAway)
+	t.Log(a)
+	for i, fault := range a.faults {
+		if i == 20 {
+			t.Errorf("and %d more", len(a.faults)-i)
+			break
+		}
+		t.Error(fault)
+	}
+	if a.accepted < 100 || a.received == 0 || a.waiting == 0 {
+		t.Errorf("too little happened to prove anything: %s", a)
+	}
+}
+
+// clusterArgs are attempts in plenty: devices that vanish must not use a message's up.
+func clusterArgs() []string {
+	return []string{"--ack-timeout", "3s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", "1000", "--breaker-strikes", "0", "--log-level", "warn"}
+}
+
+// Each node is killed under load, in turn, and comes back: nothing is lost, and order is kept.
+func TestClusterNodesAreKilled(t *testing.T) {
+	c := startCluster(t, clusterArgs()...)
+	clusterLoad(t, c, func(r *crashRun) {
+		for i := range c.servers {
+			<-time.After(2 * time.Second)
+			left := slices.Clone(c.servers)
+			left[i] = nil
+			r.serve(left...)
+			c.servers[i].kill()
+			// The others go on: a message that is accepted now arrives while the node is away.
+			r.arrives(60 * time.Second)
+			if err := c.launch(i).ready(); err != nil {
+				t.Fatal(err)
+			}
+			r.serve(c.servers...)
+		}
+	})
+	for _, s := range c.servers {
+		s.stop()
+	}
+}
+
+// arrives waits until a message arrives that was sent from now on.
+func (r *crashRun) arrives(limit time.Duration) {
+	r.t.Helper()
+	began := time.Since(r.ledger.epoch)
+	deadline := time.After(limit)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			r.t.Fatalf("nothing that was sent arrived within %s", limit)
+		}
+		if n := r.ledger.receivedSince(began); n >= crashRecipients-crashAway {
+			r.t.Logf("%d recipients got what was sent since within %s", n, time.Since(r.ledger.epoch)-began)
+			return
+		}
+	}
+}
+
+// receivedSince returns how many recipients got a message that was first sent after then.
+func (l *ledger) receivedSince(then time.Duration) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, list := range l.got {
+		if slices.ContainsFunc(list, func(a arrival) bool { s := l.sends[a.content]; return s != nil && s.began > then }) {
+			n++
+		}
+	}
+	return n
+}
+
+// The nodes are restarted in good order, one after the other, under load.
+func TestClusterRollingRestart(t *testing.T) {
+	c := startCluster(t, clusterArgs()...)
+	clusterLoad(t, c, func(r *crashRun) {
+		for i := range c.servers {
+			<-time.After(time.Second)
+			left := slices.Clone(c.servers)
+			left[i] = nil
+			r.serve(left...)
+			c.servers[i].stop()
+			if err := c.launch(i).ready(); err != nil {
+				t.Fatal(err)
+			}
+			r.serve(c.servers...)
+		}
+	})
+	for _, s := range c.servers {
+		s.stop()
+	}
+}

@@ -1,0 +1,451 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/cluster"
+	"github.com/esh3artech/esh3ar/internal/dispatch"
+	"github.com/esh3artech/esh3ar/internal/health"
+	"github.com/esh3artech/esh3ar/internal/hub"
+	"github.com/esh3artech/esh3ar/internal/presence"
+	"github.com/esh3artech/esh3ar/internal/store"
+)
+
+// clusterInFlight is how many batches of a partition are under way to a replicated stream, which waits for
+// other machines.
+const clusterInFlight = 8
+
+// peers is what a node has that is one of several.
+type peers struct {
+	members *cluster.Members
+	leases  *cluster.Leases
+	bus     *cluster.Bus
+	router  *presence.Router
+
+	committed committed
+}
+
+// clustered reports whether the node is one of several.
+func (c *Config) clustered() bool { return c.ClusterName != "" }
+
+// openNATS starts the NATS server of this process, or says how to reach the servers elsewhere.
+func (n *Node) openNATS() (cluster.Connector, error) {
+	cfg := &n.cfg
+	if len(cfg.NATSURL) > 0 {
+		return cluster.External{URLs: cfg.NATSURL, Token: string(cfg.ClusterSecret), TLS: cfg.clusterTLS()}, nil
+	}
+	o := cluster.Options{
+		Name: "esh3ar",
+		Dir:  filepath.Join(cfg.Data, "journal"),
+		// Every stream may grow to the journal's size; the disk reserve refuses before the disk is full.
+		MaxStore:  int64(cfg.JournalSize) * int64(cfg.Shards),
+		MaxMemory: 64 << 20,
+		Logger:    n.log,
+	}
+	if cfg.clustered() {
+		o.Name = cfg.NodeName
+		o.MaxStore += 64 << 20 // what the nodes tell each other
+		o.Peers = &cluster.Peers{
+			Cluster: cfg.ClusterName, Listen: cfg.ClusterListen, Advertise: cfg.ClusterAdvertise, Routes: cfg.Routes,
+			Secret: string(cfg.ClusterSecret), TLS: cfg.clusterTLS(),
+		}
+		if cfg.ClientListen != "" {
+			o.Clients = &cluster.Clients{Listen: cfg.ClientListen, Token: string(cfg.ClusterSecret), TLS: cfg.clusterTLS()}
+		}
+	}
+	s, err := cluster.Start(o)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	n.nats = s
+	return s, nil
+}
+
+func (c *Config) clusterTLS() *cluster.TLSFiles {
+	if c.ClusterCert == "" && c.ClusterCA == "" {
+		return nil
+	}
+	return &cluster.TLSFiles{Cert: c.ClusterCert, Key: c.ClusterKey, CA: c.ClusterCA}
+}
+
+// replicas is how many servers keep each stream.
+func (c *Config) replicas() int {
+	switch {
+	case !c.clustered():
+		return 1
+	case c.Replicas > 0:
+		return c.Replicas
+	}
+	return 3
+}
+
+// join makes the node one of several. The dispatcher is told what it owns by the leases, and the router takes
+// the place of the hub's owner.
+func (n *Node) join(connect cluster.Connector) (err error) {
+	cfg := &n.cfg
+	p := &peers{committed: committed{shards: make(map[uint16]struct{}), wake: make(chan struct{}, 1)}}
+	if p.members, err = cluster.NewMembers(cluster.MembersOptions{
+		NATS: connect, Logger: n.log, Name: cfg.NodeName, Address: cfg.advertised(), Replicas: cfg.replicas(),
+		Load: n.loadFigures,
+	}); err != nil {
+		return err
+	}
+	if p.leases, err = cluster.NewLeases(cluster.LeasesOptions{Members: p.members, Shards: cfg.Shards, Logger: n.log}); err != nil {
+		return err
+	}
+	if p.bus, err = cluster.NewBus(connect, cfg.NodeName); err != nil {
+		return err
+	}
+	n.peers = p
+	return nil
+}
+
+// inCluster has the dispatcher own what the leases say, and tell the others of what it stored.
+func (n *Node) inCluster(o dispatch.Options) dispatch.Options {
+	p := n.peers
+	if p == nil {
+		return o
+	}
+	o.Leases = p.leases
+	o.Owned = func(shard uint16, owned bool) { p.router.Owned(shard, owned) }
+	o.Committed = func(shard uint16) {
+		n.notify.Committed(shard)
+		p.committed.add(shard)
+	}
+	return o
+}
+
+// newRouter makes the router, once there is a dispatcher.
+func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
+	n.peers.router, err = presence.New(presence.Options{
+		Node: n.cfg.NodeName, Shards: n.cfg.Shards, Local: local{n.dispatch}, Owners: owners{n.peers.leases}, Bus: n.peers.bus,
+		Logger: n.log, Metrics: metrics,
+	})
+	return err
+}
+
+// loadFigures are what this node tells the others of its load.
+func (n *Node) loadFigures() json.RawMessage {
+	if n.health == nil {
+		return nil
+	}
+	raw, err := json.Marshal(n.load())
+	if err != nil {
+		return nil // figures that are no numbers; none are told
+	}
+	return raw
+}
+
+// run takes part in the cluster until ctx ends. Base ends later: until then the others see this node.
+func (p *peers) run(ctx, base context.Context, n *Node) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.members.Run(base) })
+	g.Go(func() error { return p.leases.Run(base) })
+	g.Go(func() error { return p.router.Run(ctx) })
+	g.Go(func() error { return p.watch(ctx, n.cfg.Shards) })
+	g.Go(func() error { return p.announce(ctx) })
+	endAsk, err := p.bus.Handle(askSubject, n.answer)
+	if err != nil {
+		return err
+	}
+	defer endAsk()
+	endNews, err := p.bus.Hear(committedSubject, func(_ string, data []byte) {
+		for ; len(data) >= 2; data = data[2:] {
+			n.notify.Committed(binary.BigEndian.Uint16(data))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer endNews()
+	return g.Wait()
+}
+
+// watch tells the router which shards moved, and which nodes have gone.
+func (p *peers) watch(ctx context.Context, shards int) error {
+	alive := make(map[string]uint64)
+	for {
+		moved, changed := p.leases.Changed(), p.members.Changed()
+		now := make(map[string]uint64)
+		for _, m := range p.members.Live() {
+			now[m.Name] = m.Incarnation
+		}
+		for name, incarnation := range alive {
+			if now[name] != incarnation {
+				p.router.Gone(name)
+			}
+		}
+		alive = now
+		for shard := range shards {
+			p.router.Moved(uint16(shard))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-moved:
+		case <-changed:
+		}
+	}
+}
+
+const committedSubject = "committed"
+
+// committed gathers the shards that have news, to tell the other nodes of them.
+type committed struct {
+	mu     sync.Mutex
+	shards map[uint16]struct{}
+	wake   chan struct{} // cap 1
+}
+
+func (c *committed) add(shard uint16) {
+	c.mu.Lock()
+	c.shards[shard] = struct{}{}
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// announce tells the other nodes which shards have events that they may not have read, at most every few
+// milliseconds. What is lost they find by themselves, a little later.
+func (p *peers) announce(ctx context.Context) error {
+	const every = 10 * time.Millisecond
+	pace := time.NewTimer(every)
+	defer pace.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.committed.wake:
+		}
+		p.committed.mu.Lock()
+		var news []byte
+		for shard := range p.committed.shards {
+			news = binary.BigEndian.AppendUint16(news, shard)
+		}
+		clear(p.committed.shards)
+		p.committed.mu.Unlock()
+		_ = p.bus.Tell(committedSubject, news)
+		pace.Reset(every)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pace.C:
+		}
+	}
+}
+
+// owners is the leases as the router sees them.
+type owners struct{ *cluster.Leases }
+
+func (o owners) Owner(shard uint16) string {
+	name, _, _ := o.Leases.Owner(shard)
+	return name
+}
+
+// local is the dispatcher as the router sees it.
+type local struct{ *dispatch.Dispatcher }
+
+func (l local) Attach(recipient string, c presence.Connection) (presence.Tie, bool) {
+	a := l.Dispatcher.Attach(recipient, connection{c})
+	if a == nil {
+		return nil, false
+	}
+	return a, true
+}
+
+// connection is a router's connection as the dispatcher sees it.
+type connection struct{ presence.Connection }
+
+func (c connection) Deliver(d *dispatch.Delivery) {
+	e, ok := d.Encoded.(*presence.Encoded)
+	if !ok {
+		e = new(presence.Encoded)
+		d.Encoded = e
+	}
+	c.Connection.Deliver(d.Message, d.Attempt, e)
+}
+
+// routed is the router as the hub sees it.
+type routed struct{ *presence.Router }
+
+func (r routed) Attach(recipient string, d *hub.Device) hub.Attachment {
+	return r.Router.Attach(recipient, routedDevice{d})
+}
+
+// routedDevice is a hub's device as the router sees it.
+type routedDevice struct{ *hub.Device }
+
+func (d routedDevice) Deliver(m *esh3ar.Message, attempt uint32, e *presence.Encoded) {
+	frame, ok := e.Frame.(*hub.Frame)
+	if !ok {
+		frame = hub.NewFrame(m, attempt)
+		e.Frame = frame
+	}
+	d.Send(frame)
+}
+
+const (
+	askSubject = "ask"
+	askTime    = 5 * time.Second
+)
+
+// question is what one node asks the owner of a message's shard to do.
+type question struct {
+	Do     string    `json:"do"` // cancel, replay or discard
+	Client string    `json:"client"`
+	ID     esh3ar.ID `json:"id"`
+	Why    string    `json:"why,omitempty"`
+}
+
+// answer is what became of it: nothing in it is wrong if there is no code.
+type answer struct {
+	Kind       esh3ar.Kind   `json:"kind,omitempty"`
+	Code       string        `json:"code,omitempty"`
+	Message    string        `json:"message,omitempty"`
+	RetryAfter time.Duration `json:"retry_after,omitempty"`
+}
+
+// operator has the owner of a message's shard do what people ask for.
+type operator struct{ n *Node }
+
+func (o operator) Cancel(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	return o.do(ctx, question{Do: "cancel", Client: client, ID: id})
+}
+
+func (o operator) Replay(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	return o.do(ctx, question{Do: "replay", Client: client, ID: id})
+}
+
+func (o operator) Discard(ctx context.Context, client string, id esh3ar.ID, why string) (store.Row, error) {
+	return o.do(ctx, question{Do: "discard", Client: client, ID: id, Why: why})
+}
+
+func (o operator) do(ctx context.Context, q question) (store.Row, error) {
+	row, err := o.n.here(ctx, q)
+	if o.n.peers == nil || !dispatch.IsElsewhere(err) {
+		return row, err
+	}
+	owner, _, ok := o.n.peers.leases.Owner(q.ID.Shard())
+	if !ok || owner == o.n.cfg.NodeName {
+		return row, err // it is on its way to an owner
+	}
+	if err := o.n.peers.ask(ctx, owner, q); err != nil {
+		return row, err
+	}
+	return o.n.dispatch.Message(ctx, q.Client, q.ID)
+}
+
+// here does what a question asks for if this node owns the shard.
+func (n *Node) here(ctx context.Context, q question) (store.Row, error) {
+	switch q.Do {
+	case "cancel":
+		return n.dispatch.Cancel(ctx, q.Client, q.ID)
+	case "replay":
+		return n.dispatch.Replay(ctx, q.Client, q.ID)
+	case "discard":
+		return n.dispatch.Discard(ctx, q.Client, q.ID, q.Why)
+	}
+	return store.Row{}, esh3ar.Errorf(esh3ar.KindInternal, "internal", "a node of another version asks for what this one does not know")
+}
+
+// ask asks another node. Its error is the other's, or says that the outcome is unknown.
+func (p *peers) ask(ctx context.Context, node string, q question) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	raw, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	reply, err := p.bus.Request(ctx, node, askSubject, raw)
+	var a answer
+	if err == nil {
+		err = json.Unmarshal(reply, &a)
+	}
+	switch {
+	case err != nil:
+		return esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",
+			"the node that has the message did not answer; ask for the message's status").After(time.Second).Because(err)
+	case a.Code != "":
+		return &esh3ar.Error{Kind: a.Kind, Code: a.Code, Message: a.Message, RetryAfter: a.RetryAfter}
+	}
+	return nil
+}
+
+// answer answers another node's question.
+func (n *Node) answer(_ string, raw []byte) []byte {
+	var a answer
+	var q question
+	err := json.Unmarshal(raw, &q)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), askTime)
+		defer cancel()
+		_, err = n.here(ctx, q)
+	}
+	if err != nil {
+		e := esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong at the node that has the message")
+		if own, ok := errors.AsType[*esh3ar.Error](err); ok {
+			e = own
+		}
+		a = answer{Kind: e.Kind, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
+	}
+	reply, err := json.Marshal(a)
+	if err != nil {
+		return nil
+	}
+	return reply
+}
+
+// checkCluster says what is wrong with this node's place among the others.
+func (n *Node) checkCluster(context.Context) error {
+	if n.peers.members.Fresh() {
+		return nil
+	}
+	return health.Degrade(errors.New("this node does not reach the majority of the cluster: what it accepts waits, and its shards go to others"))
+}
+
+// advertised is the base URL at which others reach this node, by default that which it listens on.
+func (c *Config) advertised() string {
+	return cmp.Or(c.Advertise, "http://"+c.Listen)
+}
+
+// clusterFaults reports what is wrong with the options of a cluster.
+func (c *Config) clusterFaults(check func(ok bool, option string, value any, reason string, args ...any)) {
+	if !c.clustered() {
+		check(len(c.Routes) == 0 && len(c.NATSURL) == 0, "cluster-name", c.ClusterName, "must be set with routes or nats-url")
+		return
+	}
+	check(c.NodeName != "", "node-name", c.NodeName, "must name this node, unlike any other of the cluster")
+	check(c.Store != "" && c.sqlitePath() == "", "store", c.Store, "must be a postgres:// URL in a cluster: all nodes share it")
+	check(c.JWTSecret != "", "jwt-secret", c.JWTSecret, "must be set in a cluster, the same for all nodes")
+	check(len(c.Routes) > 0 != (len(c.NATSURL) > 0), "routes", c.Routes, "must list the nodes that keep the journal, or nats-url the servers that do, but not both")
+	check(c.ClusterSecret != "" || c.ClusterCA != "", "cluster-secret", c.ClusterSecret, "or cluster-ca must be set: whoever gets in can read and write everything")
+	check((c.ClusterCert == "") == (c.ClusterKey == ""), "cluster-key", c.ClusterKey, "must be set with cluster-cert")
+	check(c.Replicas >= 0 && c.Replicas <= 5, "replicas", c.Replicas, "must lie between 0 and 5")
+	if len(c.Routes) > 0 {
+		fault := addressFault(c.ClusterListen)
+		check(fault == "", "cluster-listen", c.ClusterListen, "%s", fault)
+		for _, route := range c.Routes {
+			_, _, err := net.SplitHostPort(route)
+			check(err == nil, "routes", route, "must be a host and a port, as in node-1:6222")
+		}
+	}
+	if c.ClientListen != "" {
+		fault := addressFault(c.ClientListen)
+		check(fault == "", "client-listen", c.ClientListen, "%s", fault)
+	}
+}
