@@ -290,6 +290,7 @@ func TestBreaker(t *testing.T) {
 func TestForgottenEvents(t *testing.T) {
 	days(t, nil, func(w *world, r *receiver, h view) {
 		w.ask(http.MethodPatch, "/v1/webhooks/"+h.ID, `{"enabled":false}`, nil)
+		rest(time.Second)
 		w.message("c", life()...)
 		w.message("c", life()...)
 		rest(3 * time.Hour)
