@@ -3,6 +3,7 @@ package webhook
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,6 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/dns/dnsmessage"
-
-	"crypto/x509"
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"

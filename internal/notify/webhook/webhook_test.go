@@ -378,7 +378,11 @@ func TestDisableAndEnable(t *testing.T) {
 
 // TestStopIsNoFailure: a request that the server breaks off because it stops is not held against the endpoint.
 func TestStopIsNoFailure(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.Grace = 10 * time.Millisecond; o.Backoff.Base = time.Hour; o.Backoff.Cap = time.Hour })
+	w := newWorld(t, func(o *Options) {
+		o.Grace = 10 * time.Millisecond
+		o.Backoff.Base = time.Hour
+		o.Backoff.Cap = time.Hour
+	})
 	r := newReceiver(t, func(n int, _ http.ResponseWriter, req *http.Request, _ got) {
 		if n == 1 {
 			<-req.Context().Done()

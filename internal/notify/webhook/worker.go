@@ -502,27 +502,3 @@ func (w *worker) setBreaker(now time.Time, success bool) (closed bool) {
 	w.log.Warn("webhook: the circuit breaker opened", "failures", w.breaker.strikes, "until", w.breaker.until)
 	return false
 }
-
-// logRequest adds a request to the endpoint's log.
-func (w *worker) logRequest(r *result) {
-	a := &r.answer
-	d := store.WebhookDelivery{
-		At: a.at, RequestID: r.id, Count: len(r.batch), Attempt: r.batch[0].attempts, Outcome: a.outcome,
-		StatusCode: a.status, Duration: a.took, Error: a.err, Response: a.response,
-	}
-	for _, it := range r.batch[:min(len(r.batch), loggedKeys)] {
-		d.Events = append(d.Events, keyOf(&it.event))
-	}
-	if len(w.logged) == maxLogged {
-		// The oldest one that succeeded makes room, or the oldest of all.
-		at := 0
-		for i := range w.logged {
-			if w.logged[i].Outcome == outcomeDelivered {
-				at = i
-				break
-			}
-		}
-		w.logged = append(w.logged[:at], w.logged[at+1:]...)
-	}
-	w.logged = append(w.logged, d)
-}
