@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -91,11 +92,10 @@ func (h *handler) connContext(ctx context.Context, c net.Conn) context.Context {
 // ServeHTTP implements http.Handler.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b := h.balancer
-	upgrade := r.Header.Get("Upgrade") != ""
-	if upgrade && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+	upgrade := r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+	if !upgrade {
 		// Another protocol's requests would go past everything that looks at them.
 		r.Header.Del("Upgrade")
-		upgrade = false
 	}
 	if once, _ := r.Context().Value(onceKey).(bool); once && !upgrade {
 		w.Header().Set("Connection", "close")
@@ -226,16 +226,20 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		if n == nil {
 			break
 		}
-		out, sent := onNode(req, n, body)
+		out, sent, cancel := onNode(req, n, body)
 		start := time.Now()
 		resp, err := t.next.RoundTrip(out)
 		latency := time.Since(start)
 		var content []byte
 		whole := false
-		if err == nil {
+		if err == nil && resp.StatusCode >= http.StatusOK {
+			if !way.stream || resp.ContentLength >= 0 {
+				resp.Body = newWatchedBody(resp.Body, t.balancer.opts.ResponseTimeout, cancel)
+			}
 			content, whole, err = readWhole(resp)
 		}
 		if err != nil {
+			cancel()
 			if err := fault(nil); err != nil || req.Context().Err() != nil {
 				way.done(n, picker.Void, 0)
 				return nil, cmp.Or(err, req.Context().Err())
@@ -252,7 +256,10 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		if whole {
 			elsewhere, result = way.judge(status, isProblem, content)
 		} else if way.stream {
-			resp.Body = endsWith(resp.Body, func() { way.done(n, result, latency) })
+			resp.Body = endsWith(resp.Body, func() {
+				cancel()
+				way.done(n, result, latency)
+			})
 			return resp, nil
 		}
 		way.done(n, result, latency)
@@ -275,13 +282,50 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 // readWhole reads an answer that is short and puts it back. Whole says that it did so. So a node that breaks
 // off in the middle is a failure that can be told, or made good by another node.
 func readWhole(resp *http.Response) (content []byte, whole bool, err error) {
-	if resp.StatusCode < http.StatusOK || resp.ContentLength < 0 || resp.ContentLength > wholeAnswer {
+	if resp.ContentLength < 0 || resp.ContentLength > wholeAnswer {
 		return nil, false, nil
 	}
 	content, err = io.ReadAll(resp.Body)
 	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(content))
 	return content, true, err
+}
+
+// watchedBody is the body of an answer that a node must not stop sending for longer than a limit.
+type watchedBody struct {
+	io.ReadCloser
+	limit  time.Duration
+	cancel context.CancelFunc // of the request
+	timer  *time.Timer
+	over   atomic.Bool
+}
+
+func newWatchedBody(body io.ReadCloser, limit time.Duration, cancel context.CancelFunc) *watchedBody {
+	b := &watchedBody{ReadCloser: body, limit: limit, cancel: cancel}
+	b.timer = time.AfterFunc(limit, func() {
+		b.over.Store(true)
+		cancel()
+	})
+	b.timer.Stop()
+	return b
+}
+
+// Read implements io.Reader.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.limit)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && b.over.Load() {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *watchedBody) Close() error {
+	b.timer.Stop()
+	b.cancel()
+	return b.ReadCloser.Close()
 }
 
 // replay takes a short body into memory. It reports whether all of it is there.
@@ -309,11 +353,12 @@ func replay(req *http.Request) (body []byte, replayable bool, err error) {
 }
 
 // onNode returns the request as it goes to a node. Sent tells, once the request has ended, whether the
-// node may have got some of it.
-func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent func() bool) {
+// node may have got some of it. Cancel gives the request up, and is due when the answer's body has ended.
+func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent func() bool, cancel context.CancelFunc) {
+	ctx, cancel := context.WithCancel(req.Context())
 	connected := false
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
-	out = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	out = req.WithContext(httptrace.WithClientTrace(ctx, trace))
 	u := *req.URL
 	u.Host = n.address
 	out.URL = &u
@@ -322,8 +367,10 @@ func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent
 		out.TransferEncoding = nil
 		out.Body = io.NopCloser(bytes.NewReader(body))
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	} else if req.Body != nil {
+		out.Body = io.NopCloser(req.Body) // a transport closes it also where it could not be sent
 	}
-	return out, func() bool { return connected }
+	return out, func() bool { return connected }, cancel
 }
 
 // endsWith calls end once when body is closed. A body that can be written to (a WebSocket) remains so.

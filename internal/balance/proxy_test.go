@@ -260,6 +260,11 @@ func TestFailingNodes(t *testing.T) {
 			c.Read(make([]byte, 1)) // until the balancer gives up
 			return false
 		}, once: "504 outcome_unknown", keyed: "202", other: "202"},
+		{name: "falls silent in the body", bad: func(c net.Conn, _ *http.Request, _ []byte) bool {
+			io.WriteString(c, "HTTP/1.1 202 Accepted\r\nContent-Length: 10\r\n\r\nabc")
+			c.Read(make([]byte, 1))
+			return false
+		}, once: "504 outcome_unknown", keyed: "202", other: "202"},
 		{name: "breaks off in the header", bad: func(c net.Conn, _ *http.Request, _ []byte) bool {
 			io.WriteString(c, "HTTP/1.1 202 Acc")
 			return false
@@ -401,10 +406,24 @@ func TestLongBodiesAreNotRepeated(t *testing.T) {
 	}
 	// But a node that cannot be reached got nothing.
 	good := server(t, echo)
-	reach := start(t, newSetNodes(nobody(t), good.URL), nil)
-	for range 5 {
-		if a := ask(t, c, "POST", reach.url+"/v1/messages/batch", body); a.status != 202 || a.body != body {
-			t.Fatalf("answered %d, %d bytes", a.status, len(a.body))
+	reach := start(t, newSetNodes(nobody(t), good.URL), func(o *Options) { o.PollEvery, o.Picker.Failures = time.Hour, 1000 })
+	for i := range 16 {
+		var from io.Reader = strings.NewReader(body)
+		if i%2 == 1 {
+			from = io.MultiReader(from) // without a length: read by net/http
+		}
+		r, err := http.NewRequest("POST", reach.url+"/v1/messages/batch", from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 202 || string(got) != body {
+			t.Fatalf("answered %d, %d bytes, %v", resp.StatusCode, len(got), err)
 		}
 	}
 }
@@ -530,7 +549,16 @@ func TestUnaskedAnswersAreDropped(t *testing.T) {
 
 func TestAnswersThatBreakOff(t *testing.T) {
 	long := strings.Repeat("x", 200_000)
+	silent := func(serve string) func(net.Conn, *http.Request, []byte) bool {
+		return func(c net.Conn, _ *http.Request, _ []byte) bool {
+			io.WriteString(c, serve)
+			c.Read(make([]byte, 1))
+			return false
+		}
+	}
 	for name, serve := range map[string]func(net.Conn, *http.Request, []byte) bool{
+		"with a length, silently": silent("HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + long),
+		"in chunks, silently":     silent("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n" + long + "\r\n"),
 		"with a length": func(c net.Conn, _ *http.Request, _ []byte) bool {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"+long)
 			return false
@@ -541,10 +569,11 @@ func TestAnswersThatBreakOff(t *testing.T) {
 		},
 	} {
 		node := raw(t, serve)
-		b := start(t, newSetNodes(node.url), nil)
-		a := ask(t, httpClient(t), "GET", b.url+"/v1/x", "")
-		if a.status != 200 || a.err == nil {
-			t.Errorf("%s: the client takes %d bytes for the whole answer", name, len(a.body))
+		b := start(t, newSetNodes(node.url), func(o *Options) { o.ResponseTimeout = 200 * time.Millisecond })
+		for _, path := range []string{"/v1/x", "/v1/%78"} { // the second is for net/http
+			if a := ask(t, httpClient(t), "GET", b.url+path, ""); a.status != 200 || a.err == nil {
+				t.Errorf("%s: the client takes %d bytes for the whole answer of %s", name, len(a.body), path)
+			}
 		}
 	}
 }
