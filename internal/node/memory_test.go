@@ -39,7 +39,9 @@ func TestMemoryPlan(t *testing.T) {
 
 // TestMemoryIsTight fills the heap up to the limit and empties it again.
 func TestMemoryIsTight(t *testing.T) {
-	runtime.GC()
+	for range 3 { // what other tests left in pools, or with cleanups, survives the first
+		runtime.GC()
+	}
 	var log bytes.Buffer
 	w := newMemoryWatch(slog.New(slog.NewTextHandler(&log, nil)))
 	w.limit = math.MaxInt64 / 100

@@ -15,6 +15,16 @@ const (
 	usageKeep = 7 * 24 * time.Hour
 )
 
+// keepsHouse reports whether it is this node that does what one of all the nodes is to do: who owns the first
+// shard. That for a moment two may, or nobody, does no harm.
+func (n *Node) keepsHouse() bool {
+	if n.peers == nil {
+		return true
+	}
+	owner, _, _ := n.peers.leases.Owner(0)
+	return owner == n.cfg.NodeName
+}
+
 // retain has the store forget what the retention does not cover any more, until ctx ends.
 func (n *Node) retain(ctx context.Context) error {
 	const every = time.Minute
@@ -25,6 +35,9 @@ func (n *Node) retain(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		}
+		if !n.keepsHouse() {
+			continue
 		}
 		now := n.clock.Now()
 		older := store.Cutoffs{
