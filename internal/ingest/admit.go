@@ -14,6 +14,7 @@ import (
 // clients without limits have no account.
 type accounts struct {
 	wait     time.Duration // how long a call may wait for its client's rate
+	nodes    func() int    // how many nodes share the clients' calls, this one among them; nil for one
 	start    time.Time     // the buckets' times are since this
 	byClient sync.Map      // id → *account
 	fresh    chan struct{} // cap 1: there is an account whose usage the store was not asked for
@@ -61,15 +62,17 @@ func (a *accounts) charge(client *esh3ar.Client, n int, now time.Time) (charge, 
 	defer c.mu.Unlock()
 	c.used = since
 	day, left := admission.Day(now)
+	nodes := 1
 	s := standing{rate: client.Rate, quota: client.DailyQuota, day: left}
 	if s.rate > 0 {
-		c.bucket.SetRate(client.Rate, client.Burst, since)
+		nodes = a.sharers()
+		c.bucket.SetRate(share(client.Rate, nodes), share(client.Burst, nodes), since)
 	}
 	// The quota is looked at first: it is no use to wait for what will be refused.
 	if s.quota > 0 {
 		if s.rest = c.quota.Left(s.quota, day); int64(n) > s.rest {
 			if s.rate > 0 {
-				s.left, s.next = c.bucket.Left(since)
+				s.left, s.next = c.left(nodes, since)
 			}
 			return charge{}, quotaExhausted(n, s)
 		}
@@ -78,7 +81,7 @@ func (a *accounts) charge(client *esh3ar.Client, n int, now time.Time) (charge, 
 	if s.rate > 0 {
 		var ok bool
 		wait, ok = c.bucket.Take(n, since, a.wait)
-		s.left, s.next = c.bucket.Left(since)
+		s.left, s.next = c.left(nodes, since)
 		if !ok {
 			return charge{}, rateLimited(n, wait, s)
 		}
@@ -88,6 +91,24 @@ func (a *accounts) charge(client *esh3ar.Client, n int, now time.Time) (charge, 
 		s.rest -= int64(n)
 	}
 	return charge{account: c, messages: n, day: day, wait: wait, standing: s}, nil
+}
+
+// sharers returns how many nodes share the clients' calls.
+func (a *accounts) sharers() int {
+	if a.nodes == nil {
+		return 1
+	}
+	return max(1, a.nodes())
+}
+
+// share is this node's part of a limit, of which calls that are spread evenly over the nodes take no more.
+func share(limit, nodes int) int { return (limit + nodes - 1) / nodes }
+
+// left returns what is left of the client's rate over all nodes, as if they stood all alike, and when there is
+// some if nothing is.
+func (c *account) left(nodes int, since time.Duration) (int, time.Duration) {
+	n, next := c.bucket.Left(since)
+	return n * nodes, next
 }
 
 // refund gives back n of the messages that were charged: they were surely not accepted.

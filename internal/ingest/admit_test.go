@@ -496,3 +496,31 @@ func TestIdleAccountsAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+// Of several nodes each grants its part of a rate, and tells the client of all.
+func TestRateOverNodes(t *testing.T) {
+	nodes := 4
+	a := &accounts{start: time.Now(), fresh: make(chan struct{}, 1), nodes: func() int { return nodes }}
+	client := &esh3ar.Client{ID: "c", Rate: 100, Burst: 40}
+	granted := 0
+	for ; granted < 1000; granted++ {
+		c, err := a.charge(client, 1, time.Now())
+		if err != nil {
+			over, ok := errors.AsType[*overLimit](err)
+			if !ok || over.standing.rate != 100 {
+				t.Fatalf("refused with %v", err)
+			}
+			break
+		}
+		if granted == 0 && c.standing.left < 32 {
+			t.Errorf("%d are left of a burst of 40 over 4 nodes after the first", c.standing.left)
+		}
+	}
+	if granted < 10 || granted > 14 {
+		t.Errorf("one of 4 nodes grants %d of a burst of 40", granted)
+	}
+	nodes = 0 // not known yet
+	if _, err := a.charge(&esh3ar.Client{ID: "d", Rate: 1}, 1, time.Now()); err != nil {
+		t.Error(err)
+	}
+}

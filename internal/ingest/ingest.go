@@ -108,6 +108,9 @@ type Options struct {
 	// KeyMaxAge is after what time a revoked API key stops to work. Each key in use is looked up
 	// twice in that time. Default 1 s.
 	KeyMaxAge time.Duration
+	// Nodes, if set, returns how many nodes take calls, this one among them: each grants its part of a client's
+	// rate. It is asked for every call of a client with a rate.
+	Nodes func() int
 	// AdmissionWait is how long a message over its client's rate waits before it is refused.
 	AdmissionWait time.Duration
 	// AcceptLatency is how long it should take at most, on average, to make a message durable. The server
@@ -220,7 +223,7 @@ func New(o Options) (*API, error) {
 		log:         o.Log,
 		logged:      rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		unreported:  rate.Sometimes{First: 1, Interval: time.Minute},
-		accounts:    &accounts{wait: o.AdmissionWait, start: time.Now(), fresh: make(chan struct{}, 1)},
+		accounts:    &accounts{wait: o.AdmissionWait, nodes: o.Nodes, start: time.Now(), fresh: make(chan struct{}, 1)},
 		load:        load,
 		usage:       o.Usage,
 		recent:      newRecentKeys(o.RecentKeys),

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,15 @@ type peers struct {
 	router  *presence.Router
 
 	committed committed
+	takers    atomic.Int64 // live nodes that do not drain
+}
+
+// takers returns how many nodes take calls of clients.
+func (n *Node) takers() int {
+	if n.peers == nil {
+		return 1
+	}
+	return int(n.peers.takers.Load())
 }
 
 // clustered reports whether the node is one of several.
@@ -180,9 +190,14 @@ func (p *peers) watch(ctx context.Context, shards int) error {
 	for {
 		moved, changed := p.leases.Changed(), p.members.Changed()
 		now := make(map[string]uint64)
+		takers := int64(0)
 		for _, m := range p.members.Live() {
 			now[m.Name] = m.Incarnation
+			if !m.Draining {
+				takers++
+			}
 		}
+		p.takers.Store(takers)
 		for name, incarnation := range alive {
 			if now[name] != incarnation {
 				p.router.Gone(name)

@@ -204,7 +204,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		Routes: slices.Concat([]ingest.Route{
 			{Pattern: "/v1/events", Scope: esh3ar.ScopeRead, Methods: []string{http.MethodGet}, Serve: n.events},
 		}, n.webhookRoutes(), n.adminRoutes(admins)),
-		Usage: n.store, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
+		Nodes: n.takers, Usage: n.store, AdmissionWait: cfg.AdmissionWait, AcceptLatency: cfg.AcceptLatency,
 		Shards: cfg.Shards, Weights: fair.Weights(cfg.TierWeights), IdempotencyWindow: cfg.IdempotencyWindow, Now: n.clock.Now, Log: log, Metrics: registry,
 	})
 	if err != nil {
