@@ -107,10 +107,11 @@ type Options struct {
 	// fair.DefaultWeights.
 	Weights fair.Weights
 	// Backlog, if set, returns how many connections wait for a processor to write what they were given. While
-	// they are more than Workers, recipients have no turns.
+	// they are more than LeastProcessors, recipients have no turns.
 	Backlog func() int
-	// Workers is the number of goroutines that run recipients. Default 2 for each processor.
-	Workers int
+	// LeastProcessors and MostProcessors bound the number of goroutines that run recipients, which follows the
+	// number of recipients that wait for a turn. Defaults: one and four for each processor of the machine.
+	LeastProcessors, MostProcessors int
 
 	Now     func() time.Time // default time.Now
 	Logger  *slog.Logger     // default slog.Default()
@@ -137,7 +138,11 @@ func (o *Options) setDefaults(procs int) error {
 			return errors.New("dispatch: every tier's weight must be positive")
 		}
 	}
-	setDefault(&o.Workers, 2*procs)
+	setDefault(&o.LeastProcessors, procs)
+	setDefault(&o.MostProcessors, max(4*procs, o.LeastProcessors))
+	if o.LeastProcessors < 1 || o.MostProcessors < o.LeastProcessors {
+		return errors.New("dispatch: at least one processor, and at most no fewer")
+	}
 	if o.Leases == nil {
 		o.Leases = alone{}
 	}
@@ -166,6 +171,7 @@ type Dispatcher struct {
 	metrics *metrics
 	shards  []atomic.Pointer[shard] // nil where the shard is not owned here
 	runq    *runQueue
+	procs   *processors
 	inbox   *inbox
 
 	lastConn atomic.Uint64
@@ -179,6 +185,7 @@ func New(o Options) (*Dispatcher, error) {
 		return nil, err
 	}
 	d := &Dispatcher{opts: o, runq: newRunQueue(o.Weights)}
+	d.procs = newProcessors(d)
 	d.metrics = newMetrics(o.Metrics, d)
 	d.inbox = newInbox(d)
 	d.shards = make([]atomic.Pointer[shard], o.Shards)
@@ -193,11 +200,9 @@ func New(o Options) (*Dispatcher, error) {
 // Run owns shards and works on them until ctx ends, then stores what it knows and returns. The shutdown takes
 // at most the time that stop allows the final commits of a shard.
 func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
-	var workers, shared sync.WaitGroup
-	for range d.opts.Workers {
-		workers.Go(d.work)
-	}
+	var shared sync.WaitGroup
 	sharedCtx, stopShared := context.WithCancel(context.WithoutCancel(ctx))
+	shared.Go(func() { d.procs.run(sharedCtx) })
 	shared.Go(func() { d.inbox.run(sharedCtx) })
 	shared.Go(func() { d.watchMemory(sharedCtx) })
 
@@ -206,11 +211,11 @@ func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
 		owners.Go(func() error { return d.own(ownersCtx, uint16(i), stop) })
 	}
 	err := owners.Wait()
-	// What the shards share ends after them, and the workers last, who had to run for all of this.
+	// What the shards share ends after them, and the processors last, which had to run for all of this.
 	stopShared()
 	shared.Wait()
 	d.runq.close()
-	workers.Wait()
+	d.procs.wait()
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("dispatch: %w", err)
 	}

@@ -150,7 +150,7 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
 	metrics := prometheus.NewRegistry()
-	w.start(func(o *dispatch.Options) { o.Workers, o.Metrics = 1, metrics })
+	w.start(func(o *dispatch.Options) { o.LeastProcessors, o.MostProcessors, o.Metrics = 1, 1, metrics })
 	const recipients = 500
 	var sent atomic.Int64
 	for i := range recipients {

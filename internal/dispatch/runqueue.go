@@ -4,7 +4,6 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/fair"
 )
 
@@ -18,6 +17,7 @@ type runQueue struct {
 	places  uint64 // given out
 	depth   int    // recipients that stand in the queue
 	busy    int    // recipients being run
+	leaving int    // processors that are to retire
 	closed  bool
 }
 
@@ -84,11 +84,16 @@ func (q *runQueue) push(ws ...wish) {
 	}
 }
 
-// pop blocks for work. It reports false once the queue is closed and empty.
+// pop blocks for work. It reports false once the queue is closed and empty, and to one processor for each call
+// of retire.
 func (q *runQueue) pop() (turn, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
+		if q.leaving > 0 {
+			q.leaving--
+			return turn{}, false
+		}
 		p, t, ok := q.waiting.Pop()
 		if !ok {
 			if q.closed {
@@ -123,26 +128,26 @@ func (q *runQueue) load() int {
 	return q.depth + q.busy
 }
 
+// waitingNow returns how many recipients wait for a turn.
+func (q *runQueue) waitingNow() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.depth
+}
+
+// retire has one processor leave.
+func (q *runQueue) retire() {
+	q.mu.Lock()
+	q.leaving++
+	q.mu.Unlock()
+	q.ready.Signal()
+}
+
 func (q *runQueue) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
 	q.ready.Broadcast()
-}
-
-// work runs recipients until the queue is closed.
-func (d *Dispatcher) work() {
-	var out []delivery.Effect
-	for {
-		t, ok := d.runq.pop()
-		if !ok {
-			return
-		}
-		var cost int
-		out, cost = t.r.run(t.flow, out)
-		d.runq.done(t, cost)
-		d.letWrite()
-	}
 }
 
 // letWrite lets the connections write what they were given, before they are given more. What waits for its
@@ -152,7 +157,7 @@ func (d *Dispatcher) letWrite() {
 	const most = 64 // a moment, however far behind they are
 	for range most {
 		runtime.Gosched()
-		if d.opts.Backlog == nil || d.opts.Backlog() <= d.opts.Workers {
+		if d.opts.Backlog == nil || d.opts.Backlog() <= d.opts.LeastProcessors {
 			return
 		}
 	}

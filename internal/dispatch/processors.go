@@ -1,0 +1,134 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/delivery"
+)
+
+const (
+	// scaleEvery is how often it is looked whether there are enough processors.
+	scaleEvery = 20 * time.Millisecond
+	// crowd is how many recipients may wait for each processor before there are too few of them.
+	crowd = 8
+	// crowdFor is how many looks in a row they must be too few before one more is started: a burst that is
+	// worked off in a moment needs none.
+	crowdFor = 3
+	// calmFor is how many looks in a row one would have been enough fewer before one is retired: ten seconds,
+	// so that a load that comes and goes does not start and retire them over and over.
+	calmFor = 500
+)
+
+// scaler decides how many processors there are. It has a memory, so that it does not follow every wave.
+type scaler struct {
+	least, most int
+	short, calm int // looks in a row with too few, and with one to spare
+}
+
+// step returns by how much to change the number of processors: one more, one less, or none.
+func (s *scaler) step(waiting, processors int) int {
+	switch {
+	case waiting > crowd*processors:
+		s.short, s.calm = s.short+1, 0
+	case waiting < processors:
+		s.short, s.calm = 0, s.calm+1
+	default:
+		s.short, s.calm = 0, 0
+	}
+	switch {
+	case s.short >= crowdFor && processors < s.most:
+		s.short = 0
+		return 1
+	case s.calm >= calmFor && processors > s.least:
+		s.calm = 0
+		return -1
+	}
+	return 0
+}
+
+// processors are the goroutines that run recipients: as many as the queue needs.
+type processors struct {
+	d       *Dispatcher
+	scaler  scaler
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	n       int
+	started int
+	retired int
+}
+
+func newProcessors(d *Dispatcher) *processors {
+	return &processors{d: d, scaler: scaler{least: d.opts.LeastProcessors, most: d.opts.MostProcessors}}
+}
+
+// run starts and retires processors until ctx ends; then the least number of them is left.
+func (p *processors) run(ctx context.Context) {
+	for range p.scaler.least {
+		p.start()
+	}
+	tick := time.NewTicker(scaleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch p.scaler.step(p.d.runq.waitingNow(), p.number()) {
+		case 1:
+			p.start()
+		case -1:
+			p.retire()
+		}
+	}
+}
+
+// wait waits until all processors have ended, which they do when the queue is closed and empty.
+func (p *processors) wait() { p.running.Wait() }
+
+func (p *processors) start() {
+	p.mu.Lock()
+	p.n++
+	p.started++
+	p.mu.Unlock()
+	p.running.Go(p.d.process)
+}
+
+func (p *processors) retire() {
+	p.mu.Lock()
+	p.n--
+	p.retired++
+	p.mu.Unlock()
+	p.d.runq.retire()
+}
+
+func (p *processors) number() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.n
+}
+
+// counts returns how many were ever started and retired.
+func (p *processors) counts() (started, retired int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.started, p.retired
+}
+
+// process runs recipients until the queue is closed, or one processor is to retire.
+func (d *Dispatcher) process() {
+	var out []delivery.Effect
+	for {
+		t, ok := d.runq.pop()
+		if !ok {
+			return
+		}
+		var cost int
+		out, cost = t.r.run(t.flow, out)
+		d.runq.done(t, cost)
+		d.letWrite()
+	}
+}
