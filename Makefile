@@ -16,6 +16,10 @@ help: ## Show this list
 run: build ## Run a server on 127.0.0.1:8080 with its data in ./data (flags: ARGS="…")
 	@exec bin/esh3ar serve $(ARGS)
 
+.PHONY: cluster
+cluster: build ## Run three nodes, a PostgreSQL and a balancer to try; Ctrl-C ends and removes all (flags: ARGS="…")
+	@exec bin/esh3ar cluster $(ARGS)
+
 .PHONY: build
 build: ## Build bin/esh3ar
 	go build -o bin/esh3ar ./cmd/esh3ar

@@ -22,6 +22,7 @@ import (
 type commands struct {
 	Serve    serveCmd    `cmd:"" help:"Run the server."`
 	Balance  balanceCmd  `cmd:"" help:"Spread requests over several servers."`
+	Cluster  clusterCmd  `cmd:"" help:"Run several nodes, a PostgreSQL and a balancer on this machine, to try."`
 	Send     sendCmd     `cmd:"" help:"Send a message."`
 	Status   statusCmd   `cmd:"" help:"Show what became of a message."`
 	Listen   listenCmd   `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`

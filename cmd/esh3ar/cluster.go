@@ -1,0 +1,255 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
+)
+
+// clusterCmd runs a cluster of throw-away data on this machine, to try.
+type clusterCmd struct {
+	Listen       string        `default:"127.0.0.1:8000" help:"Address of the balancer; port 0 takes a free one."`
+	Nodes        int           `default:"3" enum:"3,5" help:"How many nodes: 3 or 5."`
+	Shards       int           `default:"6" help:"Number of shards."`
+	RestartAfter time.Duration `default:"10s" help:"How long after its end a node is started again."`
+	LogLevel     slog.Level    `default:"warn" help:"Least level that the processes log: debug, info, warn or error."`
+	AddrFile     string        `name:"addr-file" placeholder:"FILE" help:"Write the balancer's address to this file once all is ready."`
+}
+
+// Help is the longer text of --help.
+func (c *clusterCmd) Help() string {
+	return `Runs several nodes, a PostgreSQL and a balancer as processes on this machine and prints what to paste. Kill a
+node to see the others go on: it comes back by itself. Ctrl-C ends all of them and removes what they stored.
+
+It needs PostgreSQL's server programs, on Debian from: apt-get install postgresql.
+docs/cluster.md says how to run nodes on machines of their own.`
+}
+
+// clusterStart bounds how long a process may take to be ready.
+const clusterStart = 2 * time.Minute
+
+// Run starts the processes, says how to reach them, and keeps them running until ctx ends. They are ended in the
+// order in which they need each other: the balancer, the nodes, the database.
+func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "esh3ar-cluster-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	lines := &lineWriter{out: std.err}
+	fmt.Fprintln(lines, "PostgreSQL is being started")
+	db, err := pgtest.Start("shared_buffers=64MB", "max_connections=300")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	l := localCluster{clusterCmd: c, program: program, dir: dir, key: esh3ar.NewKey(), adminKey: rand.Text(), lines: lines}
+	if err := l.plan(ctx, db.URL("postgres")); err != nil {
+		return err
+	}
+	g, running := errgroup.WithContext(context.WithoutCancel(ctx))
+	nodesCtx, stopNodes := context.WithCancel(running)
+	defer stopNodes()
+	balancerCtx, stopBalancer := context.WithCancel(running)
+	defer stopBalancer()
+	wanted, cancel := context.WithCancel(running)
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+
+	fmt.Fprintf(lines, "%d nodes and a balancer are being started\n", c.Nodes)
+	for _, n := range l.nodes {
+		g.Go(func() error { return n.keep(nodesCtx) })
+	}
+	err = l.nodesReady(wanted)
+	balanced := make(chan struct{})
+	g.Go(func() error {
+		defer close(balanced)
+		return l.balancer.keep(balancerCtx)
+	})
+	if err == nil {
+		err = l.balancerReady(wanted)
+	}
+	if err == nil {
+		l.greet(std.out)
+		if c.AddrFile != "" {
+			err = writeWhole(c.AddrFile, l.balancer.address+"\n")
+		}
+	}
+	if err == nil {
+		<-wanted.Done()
+	}
+	if ctx.Err() != nil {
+		err = nil // nothing failed but the waiting
+		fmt.Fprintln(lines, "all is being ended")
+	}
+	stopBalancer()
+	<-balanced
+	stopNodes()
+	if failed := g.Wait(); failed != nil {
+		return failed // and what was waited for with it
+	}
+	return err
+}
+
+// localCluster is the processes and what they have in common.
+type localCluster struct {
+	*clusterCmd
+	program, dir  string
+	key, adminKey string
+	lines         *lineWriter
+
+	nodes    []*process
+	balancer *process
+	admin    string // address of the balancer's own routes
+}
+
+// plan chooses addresses and says how each process is started.
+func (l *localCluster) plan(ctx context.Context, store string) error {
+	balancer, err := freeAddress(ctx, l.Listen)
+	if err != nil {
+		return fmt.Errorf("the balancer's address: %w; give another with --listen", err)
+	}
+	free := make([]string, 2*l.Nodes+1)
+	for i := range free {
+		if free[i], err = freeAddress(ctx, "127.0.0.1:0"); err != nil {
+			return err
+		}
+	}
+	l.admin = free[2*l.Nodes]
+	listens, routes := free[:l.Nodes], free[l.Nodes:2*l.Nodes]
+	env := environmentWithout(envPrefix)
+	balance := []string{"balance", "--listen", balancer, "--admin-listen", l.admin, "--slow-start", "1s", "--log-level", l.LogLevel.String()}
+	secrets := slices.Concat(env, []string{
+		envPrefix + "BOOTSTRAP_KEY=" + l.key, envPrefix + "ADMIN_KEY=" + l.adminKey,
+		envPrefix + "JWT_SECRET=" + rand.Text() + rand.Text(), envPrefix + "CLUSTER_SECRET=" + rand.Text(),
+	})
+	for i, listen := range listens {
+		name := fmt.Sprint("node-", i+1)
+		l.nodes = append(l.nodes, l.process(name, listen, secrets,
+			"serve", "--listen", listen, "--data", filepath.Join(l.dir, name), "--store", store, "--shards", fmt.Sprint(l.Shards),
+			"--cluster-name", "local", "--node-name", name, "--cluster-listen", routes[i], "--routes", strings.Join(routes, ","),
+			"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String()))
+		balance = append(balance, "--node", "http://"+listen)
+	}
+	l.balancer = l.process("balancer", balancer, env, balance...)
+	return nil
+}
+
+func (l *localCluster) process(name, address string, env []string, args ...string) *process {
+	return &process{name: name, address: address, program: l.program, args: args, env: env, dir: l.dir, restartAfter: l.RestartAfter, lines: l.lines}
+}
+
+// nodesReady waits until all nodes are ready. From then on one that ends is started again.
+func (l *localCluster) nodesReady(ctx context.Context) error {
+	for _, n := range l.nodes {
+		if err := awaitReady(ctx, n.address); err != nil {
+			return fmt.Errorf("%s: %w", n.name, err)
+		}
+	}
+	for _, n := range l.nodes {
+		n.keeping.Store(true)
+	}
+	return nil
+}
+
+// balancerReady is nodesReady of the balancer.
+func (l *localCluster) balancerReady(ctx context.Context) error {
+	if err := awaitReady(ctx, l.admin); err != nil {
+		return fmt.Errorf("balancer: %w", err)
+	}
+	l.balancer.keeping.Store(true)
+	return nil
+}
+
+// awaitReady asks until the process there is ready. Its error is why ctx ended, or that the time is up.
+func awaitReady(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, clusterStart, fmt.Errorf("not ready within %s", clusterStart))
+	defer cancel()
+	const every = 50 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := c.Do(req); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// greet prints how to use the cluster.
+func (l *localCluster) greet(w io.Writer) {
+	fmt.Fprintf(w, `
+%[1]d nodes, a PostgreSQL and a balancer run on this machine. Ctrl-C ends all and removes what they stored.
+
+  API key    %[2]s
+  Receive    %[3]s listen --url %[4]s --key %[2]s --as alice
+  Send       curl -i %[4]s/v1/messages -H "Authorization: Bearer %[2]s" -H 'Content-Type: application/json' -d '{"to": "alice", "content": "Hello"}'
+  Or         %[3]s send --url %[4]s --key %[2]s --wait delivered alice "Hello"
+  Clients    %[3]s clients ls --url %[4]s --admin-key %[5]s
+  Balancer   curl -s http://%[6]s/nodes
+
+`, l.Nodes, l.key, os.Args[0], "http://"+l.balancer.address, l.adminKey, l.admin)
+	for _, n := range l.nodes {
+		fmt.Fprintf(w, "  %-10s http://%s   to see the others do its work: kill -9 %d\n", n.name, n.address, n.pid.Load())
+	}
+	fmt.Fprintf(w, "\nA node that ends is started again after %s.\n", l.RestartAfter)
+}
+
+// freeAddress returns the address if nobody listens on it, with a port if it has none. The port lies below those
+// that systems give to outgoing connections, so that it stays free while a process is away.
+func freeAddress(ctx context.Context, address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", err
+	}
+	for range 100 {
+		wanted := port
+		if port == "0" {
+			wanted = fmt.Sprint(10000 + mathrand.IntN(20000))
+		}
+		var l net.Listener
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, wanted)); err == nil {
+			address = l.Addr().String()
+			return address, l.Close()
+		}
+		if port != "0" {
+			break
+		}
+	}
+	return "", err
+}
