@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -189,11 +188,13 @@ func (r *record) check(t testing.TB, a *api, ids ...string) {
 
 func newRecord() *record { return &record{messages: make(map[string][]happening)} }
 
-// otherKey is the key of a second business client, which secondClient brings into a data directory that
-// no server is using.
+// otherKey is the key of a second business client, which secondClient brings into a data directory.
 const otherKey = "esh_the-other-client-of-the-event-tests"
 
-func secondClient(t *testing.T, dir string) {
+func secondClient(t *testing.T, dir string) { addClient(t, dir, "other", otherKey, esh3ar.TierGold) }
+
+// addClient brings a client with that API key into a data directory that no server is using.
+func addClient(t testing.TB, dir, id, secret string, tier esh3ar.Tier) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.db"))
 	if err != nil || len(files) != 1 {
@@ -204,11 +205,11 @@ func secondClient(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	client := esh3ar.Client{ID: "other", Name: "other", Scopes: esh3ar.DefaultScopes, CreatedAt: time.Now()}
+	client := esh3ar.Client{ID: id, Name: id, Tier: tier, Scopes: esh3ar.DefaultScopes, CreatedAt: time.Now()}
 	if _, err := s.PutClient(t.Context(), client, store.AuditEntry{At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	key := esh3ar.APIKey{ID: esh3ar.KeyID(otherKey), Hash: esh3ar.HashKey(otherKey), Client: "other", CreatedAt: time.Now()}
+	key := esh3ar.APIKey{ID: esh3ar.KeyID(secret), Hash: esh3ar.HashKey(secret), Client: id, CreatedAt: time.Now()}
 	if err := s.PutKeys(t.Context(), []esh3ar.APIKey{key}, store.AuditEntry{At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
@@ -455,14 +456,7 @@ func BenchmarkEventLatency(b *testing.B) {
 		every     = 10 * time.Millisecond
 		size      = perSecond * int(every) / int(time.Second)
 	)
-	if raced := program; raced != "" {
-		// What is measured is the program that users run, without the race detector.
-		program = filepath.Join(b.TempDir(), "esh3ar")
-		defer func() { program = raced }()
-		if out, err := exec.Command("go", "build", "-o", program, "../cmd/esh3ar").CombinedOutput(); err != nil {
-			b.Fatalf("%v\n%s", err, out)
-		}
-	}
+	asUsersRunIt(b)
 	s := start(b, b.TempDir())
 	a := s.api()
 	var acknowledged sync.Map // id → time.Time

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
+	if order := os.Getenv(floodOrder); order != "" {
+		return flood(order)
+	}
 	dir, err := os.MkdirTemp("", "esh3ar-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

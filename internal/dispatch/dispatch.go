@@ -110,7 +110,7 @@ type Options struct {
 	// they are more than LeastProcessors, recipients have no turns.
 	Backlog func() int
 	// LeastProcessors and MostProcessors bound the number of goroutines that run recipients, which follows the
-	// number of recipients that wait for a turn. Defaults: one and four for each processor of the machine.
+	// number of recipients that wait for a turn. Defaults: one and two for each processor of the machine.
 	LeastProcessors, MostProcessors int
 
 	Now     func() time.Time // default time.Now
@@ -139,7 +139,7 @@ func (o *Options) setDefaults(procs int) error {
 		}
 	}
 	setDefault(&o.LeastProcessors, procs)
-	setDefault(&o.MostProcessors, max(4*procs, o.LeastProcessors))
+	setDefault(&o.MostProcessors, max(2*procs, o.LeastProcessors))
 	if o.LeastProcessors < 1 || o.MostProcessors < o.LeastProcessors {
 		return errors.New("dispatch: at least one processor, and at most no fewer")
 	}

@@ -59,14 +59,15 @@ func TestAbsentRecipientsGiveWay(t *testing.T) {
 	}
 
 	// One of the absent connects: what comes now must wait behind what was left.
-	late := w.connect("absent0", true)
+	w.connect("absent0", true)
 	after := w.message("a", "absent0", "after")
 	w.accept(after)
 
 	// A restart reads again what was left, and only that.
 	w.stop()
 	w.start(options)
-	present, late = w.connect("present", true), w.connect("absent0", true)
+	present = w.connect("present", true)
+	late := w.connect("absent0", true)
 	second := w.message("a", "present", "second")
 	w.accept(second)
 	if d := w.next(present); d.Message.ID != second.ID {

@@ -77,7 +77,11 @@ func (p *processors) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		switch p.scaler.step(p.d.runq.waitingNow(), p.number()) {
+		waiting := p.d.runq.waitingNow()
+		if p.d.behind() {
+			waiting = p.number() // what they wait for is the connections, which more processors would not help
+		}
+		switch p.scaler.step(waiting, p.number()) {
 		case 1:
 			p.start()
 		case -1:

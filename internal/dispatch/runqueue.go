@@ -157,8 +157,13 @@ func (d *Dispatcher) letWrite() {
 	const most = 64 // a moment, however far behind they are
 	for range most {
 		runtime.Gosched()
-		if d.opts.Backlog == nil || d.opts.Backlog() <= d.opts.LeastProcessors {
+		if !d.behind() {
 			return
 		}
 	}
+}
+
+// behind reports whether connections wait for a processor of the machine to write what they were given.
+func (d *Dispatcher) behind() bool {
+	return d.opts.Backlog != nil && d.opts.Backlog() > d.opts.LeastProcessors
 }

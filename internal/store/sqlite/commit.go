@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -59,6 +60,16 @@ type encodedRow struct {
 
 var encodings = sync.Pool{New: func() any { return new(encoded) }}
 
+// yield lets others have the processor now and then: a transaction of thousands of rows takes tens of
+// milliseconds, and a message on its way, which changes goroutines a dozen times, would wait for a whole slice
+// of it each time.
+func yield(i int) {
+	const every = 16
+	if i%every == every-1 {
+		runtime.Gosched()
+	}
+}
+
 func (e *encoded) encode(b *store.Batch) {
 	e.buf, e.rows = e.buf[:0], e.rows[:0]
 	for i := range b.Changes {
@@ -99,6 +110,7 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 	}
 	e.keyed = e.keyed[:0]
 	for i := range b.Changes {
+		yield(i)
 		c := &b.Changes[i]
 		how, err := w.apply(b, c, &e.rows[i])
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -156,6 +157,7 @@ func (x *recipientIndex) merge(ctx context.Context) error {
 // index adds rows to the table. Some may be there from a run that did not come to its end.
 func (w *writer) index(entries []indexEntry) error {
 	for tuple := range slices.Chunk(entries, indexTuple) {
+		runtime.Gosched() // as in yield
 		if len(tuple) == indexTuple {
 			if err := w.stmts.indexMany.execEntries(tuple); err != nil {
 				return err
