@@ -41,6 +41,9 @@ const (
 	// retryPause is between attempts at what failed.
 	retryPause = 250 * time.Millisecond
 
+	// findTimeout bounds a question that is answered at once or not at all.
+	findTimeout = 500 * time.Millisecond
+
 	// requestTimeout bounds a request.
 	requestTimeout = 2 * time.Second
 )
@@ -103,12 +106,12 @@ func (b *board) run(ctx context.Context) {
 
 // open finds or creates the bucket's stream.
 func (b *board) open(ctx context.Context) (jetstream.Stream, error) {
-	s, err := b.js.Stream(ctx, b.stream())
+	s, err := b.find(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, err = b.js.CreateKeyValue(ctx, b.cfg); err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
-			return nil, err // not a node that was faster
+			return nil, fmt.Errorf("create: %w", err) // not a node that was faster
 		}
-		s, err = b.js.Stream(ctx, b.stream())
+		s, err = b.find(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -121,6 +124,14 @@ func (b *board) open(ctx context.Context) (jetstream.Stream, error) {
 	return s, nil
 }
 
+// find looks for the bucket's stream. Without a leader it does not answer, and
+// gets one soon after it was created.
+func (b *board) find(ctx context.Context) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	return b.js.Stream(ctx, b.stream())
+}
+
 // watch tells all values and then every change, until it fails. The consumer is
 // a plain one in the server's memory, whose silence shows within a second.
 // nats.go's own watch of a bucket would notice that its server died only after
@@ -130,7 +141,7 @@ func (b *board) watch(ctx context.Context) error {
 	defer cancel()
 	s, err := b.open(opening)
 	if err != nil {
-		return err
+		return fmt.Errorf("open: %w", err)
 	}
 	consumer, err := s.CreateConsumer(opening, jetstream.ConsumerConfig{
 		FilterSubject:     b.subject(">"),
@@ -141,7 +152,7 @@ func (b *board) watch(ctx context.Context) error {
 		InactiveThreshold: watchForgotten,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("create a consumer: %w", err)
 	}
 	entries, err := consumer.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat),
 		jetstream.WithMessagesErrOnMissingHeartbeat(true))

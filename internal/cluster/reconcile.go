@@ -73,10 +73,18 @@ func (l *Leases) Run(ctx context.Context) error {
 
 // expire ends the leases when this node's report is not stored for too long.
 func (l *Leases) expire(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
-		pause(ctx, max(time.Until(l.m.freshUntil()), sweepInterval))
+		news := l.m.holdersChanged() // Members may have ended
 		if !l.m.Fresh() {
 			l.endAll(errNotFresh)
+		}
+		timer.Reset(max(time.Until(l.m.freshUntil()), sweepInterval))
+		select {
+		case <-ctx.Done():
+		case <-news:
+		case <-timer.C:
 		}
 	}
 }

@@ -29,6 +29,9 @@ const MaxPayload = 1 << 20
 // connections. The recovery of its streams is not part of that time.
 const readyTimeout = 10 * time.Second
 
+// startInterval is how long the server is asked at a time whether it is there.
+const startInterval = 100 * time.Millisecond
+
 // readyInterval is how often Ready looks.
 const readyInterval = 20 * time.Millisecond
 
@@ -138,19 +141,29 @@ func (s *Server) start() (*server.Server, error) {
 	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error]), &s.disabled}
 	srv.SetLogger(logger, false, false)
 	srv.Start()
-	// A server that failed to start is not waited for.
-	if fatal := logger.fatal.Load(); fatal != nil {
+	if err := awaitStart(srv, logger.fatal); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, fmt.Errorf("cluster: NATS server with streams in %s: %w", s.opts.Dir, *fatal)
-	}
-	if !srv.ReadyForConnections(readyTimeout) || !srv.JetStreamEnabled() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-		return nil, fmt.Errorf("cluster: NATS server with streams in %s did not start", s.opts.Dir)
+		return nil, fmt.Errorf("cluster: NATS server with streams in %s: %w", s.opts.Dir, err)
 	}
 	s.keepPorts(srv)
 	return srv, nil
+}
+
+// awaitStart waits until a server accepts connections. One that has said why it
+// cannot start is not waited for.
+func awaitStart(srv *server.Server, fatal *atomic.Pointer[error]) error {
+	for deadline := time.Now().Add(readyTimeout); ; {
+		ready := srv.ReadyForConnections(startInterval)
+		switch err := fatal.Load(); {
+		case err != nil:
+			return *err
+		case ready && srv.JetStreamEnabled():
+			return nil
+		case time.Now().After(deadline):
+			return errors.New("it did not start in time")
+		}
+	}
 }
 
 // Ready waits until the server can serve its streams: at once if it is alone,

@@ -61,7 +61,7 @@ func (c *Cluster) start(i int) {
 	c.tb.Helper()
 	o := cluster.Options{
 		Name: Name(i), Dir: filepath.Join(c.dir, Name(i)), MaxStore: 64 << 30, MaxMemory: 64 << 20,
-		Logger: slog.New(slog.NewTextHandler(c.tb.Output(), nil)),
+		Logger: slog.New(slog.DiscardHandler),
 		Peers: &cluster.Peers{
 			Cluster: "test", Listen: "127.0.0.1:0", Advertise: c.net.proxies[i].addr(), Routes: c.net.addrs(), Secret: "of the test",
 		},

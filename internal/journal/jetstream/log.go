@@ -35,8 +35,12 @@ const (
 // 1 MiB is room for headers.
 const maxData = 1<<20 - 4<<10
 
-// requestTimeout bounds a request to JetStream whose caller sets no deadline.
+// requestTimeout bounds a request to JetStream: of several servers none answers
+// while there is no leader.
 const requestTimeout = 5 * time.Second
+
+// purgeTimeout bounds a purge, which walks over all that it removes.
+const purgeTimeout = 30 * time.Second
 
 // Server is the NATS server that keeps the streams. An embedded one is also a
 // Host.
@@ -237,7 +241,9 @@ func (l *Log) Last(ctx context.Context, p journal.Partition) (uint64, error) {
 	if err := l.check(p); err != nil {
 		return 0, err
 	}
-	seq, err := lastSeq(ctx, l.streams[p.Shard], subject(p))
+	asking, cancel := context.WithTimeout(ctx, requestTimeout) // a stream without a leader does not answer
+	defer cancel()
+	seq, err := lastSeq(asking, l.streams[p.Shard], subject(p))
 	if err != nil {
 		return 0, l.requestError(ctx, "last entry", err)
 	}
@@ -265,7 +271,9 @@ func (l *Log) Purge(ctx context.Context, p journal.Partition, below uint64) erro
 	if below <= 1 { // JetStream takes 0 for "no limit"
 		return nil
 	}
-	err := l.streams[p.Shard].Purge(ctx, jetstream.WithPurgeSubject(subject(p)), jetstream.WithPurgeSequence(below))
+	asking, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	err := l.streams[p.Shard].Purge(asking, jetstream.WithPurgeSubject(subject(p)), jetstream.WithPurgeSequence(below))
 	if err != nil {
 		return l.requestError(ctx, "purge", err)
 	}

@@ -76,6 +76,10 @@ func (l *Log) Behind(positions map[journal.Partition]uint64) error {
 // openPause is between attempts to open a stream of a cluster that is not ready.
 const openPause = 250 * time.Millisecond
 
+// openTimeout bounds an attempt. Using up sequences one by one goes on where it
+// was in the next.
+const openTimeout = 10 * time.Second
+
 // codeNoPeers is JetStream's refusal to create a stream when it does not know
 // enough servers.
 const codeNoPeers = 10005
@@ -101,6 +105,17 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// tryStream is one attempt at openStream. It is bounded whatever ctx is, because
+// a stream without a leader does not answer.
+func (l *Log) tryStream(ctx context.Context, shard int, positions map[journal.Partition]uint64, unknown error) (jetstream.Stream, error) {
+	if l.opts.Replicas > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+	}
+	return l.openStream(ctx, shard, positions, unknown)
 }
 
 // openStream finds or creates the stream of one shard, and sees to it that its
