@@ -254,7 +254,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 	}
 	resp.Body.Close()
 	a := s.api()
-	p = newPhone(t, s, "live", false)
+	newPhone(t, s, "live", false)
 	key := uuid.Must(uuid.NewV7()).String()
 	var ids []string
 	for i := range 20 {
