@@ -7,98 +7,119 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
-	"github.com/pb33f/libopenapi-validator/schema_validation"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/net/html"
+	"gopkg.in/yaml.v3"
 
 	"github.com/esh3artech/esh3ar/internal/apidoc"
 	"github.com/esh3artech/esh3ar/internal/node"
 )
 
-// TestDocument holds the document against the OpenAPI 3.1 specification.
+// TestDocument holds the document against the OpenAPI 3.1 specification, and what it says in two places against
+// each other.
 func TestDocument(t *testing.T) {
+	meta, err := jsonschema.NewCompiler().Compile("testdata/openapi-3.1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := meta.Validate(readJSON(t)); err != nil {
+		t.Errorf("the document is not as OpenAPI 3.1 wants it: %v", err)
+	}
 	p := readSpec(t)
-	doc, err := libopenapi.NewDocument(p.text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	model, err := doc.BuildV3Model()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v := model.Model.Version; !strings.HasPrefix(v, "3.1") {
-		t.Errorf("the document is of version %s", v)
-	}
-	if circular := model.Index.GetCircularReferences(); len(circular) > 0 {
-		t.Errorf("schemas refer to themselves: %v", circular)
-	}
-	v, errs := validator.NewValidator(doc)
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	defer v.Release()
-	if ok, errs := v.ValidateDocument(); !ok {
-		for _, e := range errs {
-			t.Errorf("%s: %s %v", e.Message, e.Reason, e.SchemaValidationErrors)
-		}
-	}
-	// Every example is one.
-	schemas := schema_validation.NewSchemaValidator()
 	examples := 0
-	for _, item := range model.Model.Paths.PathItems.FromOldest() {
-		for _, op := range item.GetOperations().FromOldest() {
-			for status, r := range op.Responses.Codes.FromOldest() {
-				for media, c := range r.Content.FromOldest() {
-					if c.Example == nil || !strings.HasSuffix(media, "json") {
-						continue
-					}
-					var v any
-					if err := c.Example.Decode(&v); err != nil {
-						t.Fatal(err)
-					}
-					examples++
-					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
-						t.Errorf("%s %s: the example is none: %v", op.OperationId, status, errs[0].SchemaValidationErrors)
-					}
-				}
-			}
-			if op.RequestBody == nil {
-				continue
-			}
-			for media, c := range op.RequestBody.Content.FromOldest() {
-				nodes := maps.Collect(c.Examples.FromOldest())
-				for name, e := range nodes {
-					var v any
-					if err := e.Value.Decode(&v); err != nil {
-						t.Fatal(err)
-					}
-					examples++
-					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
-						t.Errorf("%s %s %s: the example is none: %v", op.OperationId, media, name, errs[0].SchemaValidationErrors)
-					}
-				}
-				if c.Example != nil {
-					var v any
-					if err := c.Example.Decode(&v); err != nil {
-						t.Fatal(err)
-					}
-					examples++
-					if ok, errs := schemas.ValidateSchemaObject(c.Schema.Schema(), v); !ok {
-						t.Errorf("%s %s: the example is none: %v", op.OperationId, media, errs[0].SchemaValidationErrors)
-					}
-				}
-			}
+	example := func(schema, v place) {
+		examples++
+		if err := p.check(schema, v.value); err != nil {
+			t.Errorf("%s: the example is none: %v", v.pointer, err)
 		}
 	}
-	if examples < 20 {
+	p.each(func(l place) {
+		if ref, ok := l.value.(map[string]any)["$ref"]; ok && !l.follow().there() {
+			t.Errorf("%s: the reference %v leads nowhere", l.pointer, ref)
+		}
+		schema := l.raw("schema")
+		if !schema.there() {
+			return
+		}
+		if _, err := p.schema(schema); err != nil {
+			t.Errorf("%s: %v", schema.pointer, err)
+		}
+		if v := l.raw("example"); v.there() {
+			example(schema, v)
+		}
+		for _, e := range l.raw("examples").members() {
+			example(schema, e.get("value"))
+		}
+	})
+	if examples < 60 {
 		t.Errorf("%d examples", examples)
+	}
+	for _, schema := range p.at("components", "schemas").members() {
+		if _, err := p.schema(schema); err != nil {
+			t.Errorf("%s: %v", schema.pointer, err)
+		}
+		if ring := circle(schema, nil); ring != nil {
+			t.Errorf("schemas refer to themselves: %v", ring)
+		}
+	}
+	for _, o := range p.operations() {
+		method, path, _ := strings.Cut(o.name, " ")
+		var described []string
+		for _, param := range append(p.at("paths", path, "parameters").elements(), p.at("paths", path, strings.ToLower(method), "parameters").elements()...) {
+			if param = param.follow(); param.get("in").value == "path" {
+				described = append(described, "{"+param.get("name").value.(string)+"}")
+			}
+		}
+		wanted := regexp.MustCompile(`{[^}]*}`).FindAllString(path, -1)
+		slices.Sort(described)
+		if slices.Sort(wanted); !slices.Equal(described, wanted) {
+			t.Errorf("%s: the parameters %v of the path are described", o.name, described)
+		}
+	}
+}
+
+// circle returns the references that lead from a schema back to one on the way to it, nil if there are none.
+func circle(l place, way []string) []string {
+	var found []string
+	l.each(func(l place) {
+		ref, ok := l.raw("$ref").value.(string)
+		if !ok || found != nil {
+			return
+		}
+		next := append(slices.Clone(way), ref)
+		if slices.Contains(way, ref) {
+			found = next
+			return
+		}
+		found = circle(l.follow(), next)
+	})
+	return found
+}
+
+// TestSame reads the YAML as any reader does: it says what the JSON says.
+func TestSame(t *testing.T) {
+	_, text := get(t, apidoc.New(), "/openapi.yaml", nil)
+	var v map[string]any
+	if err := yaml.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(same, any(readJSON(t))) {
+		t.Error("/openapi.yaml and /openapi.json differ")
 	}
 }
 
