@@ -181,6 +181,7 @@ func parameters(r *http.Request, read map[string]func(string) error) error {
 			f.Add(clip(name), "unknown_parameter", "there is no such query parameter")
 		case len(given) > 1:
 			f.Add(name, "duplicate_parameter", "the query parameter is given twice")
+		case given[0] == "": // as if it were left out
 		default:
 			f.Join(name, set(given[0]))
 		}

@@ -249,7 +249,7 @@ func TestBadClients(t *testing.T) {
 	w.wantFaults("PATCH", shop, `{"rate":0}`, "/burst burst_without_rate")
 	for body, code := range map[string]string{
 		`{`: "malformed_json", `{"id":"a"} {}`: "malformed_json", `[]`: "not_an_object", `null`: "not_an_object", `"a"`: "not_an_object",
-		"{\"id\":\"\xff\"}": "malformed_json",
+		"{\"id\":\"\xff\"}": "invalid_utf8",
 	} {
 		w.wantError(esh3ar.KindInvalid, code, "POST", clients, body)
 	}
@@ -279,9 +279,9 @@ func TestListingClients(t *testing.T) {
 		want = append(want, id)
 	}
 	slices.Sort(want)
-	for _, limit := range []string{"1", "2", "4", "5", "6", "200"} {
+	for _, limit := range []string{"1", "2", "4", "5", "6", "200", ""} {
 		var got []string
-		for cursor := ""; ; {
+		for cursor := "&cursor="; ; {
 			var page struct {
 				Clients []client `json:"clients"`
 				Next    string   `json:"next_cursor"`

@@ -35,7 +35,7 @@ func (f fields) read(r *http.Request) error {
 	case len(bytes.TrimSpace(body)) == 0:
 		return nil
 	case !utf8.Valid(body):
-		return esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body is not UTF-8")
+		return esh3ar.Errorf(esh3ar.KindInvalid, "invalid_utf8", "the body is not valid UTF-8")
 	case !json.Valid(body):
 		var v any
 		return esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body is not JSON: %v", json.Unmarshal(body, &v))

@@ -73,7 +73,7 @@ func hooking(s *service) {
 	s.call(request{method: http.MethodPost, path: at("/replay"), body: `{"since":"` + lately + `"}`}, http.StatusOK, "")
 	s.call(request{method: http.MethodPost, path: at("/replay"), body: `{"since":"2026-01-01T00:00:00Z"}`}, http.StatusGone, "cursor_expired")
 
-	text := map[string]string{"malformed_json": `{`, "invalid_utf8": "{\"x\":\"\xff\"}", "unknown_field": `{"x":1}`}
+	text := map[string]string{"malformed_json": `{`, "invalid_utf8": "{\"x\":\"\xff\"}", "not_an_object": `[]`, "unknown_field": `{"x":1}`, "duplicate_field": `{"x":1,"x":1}`}
 	with := func(more map[string]string) map[string]string {
 		all := map[string]string{}
 		for _, m := range []map[string]string{text, more} {
@@ -220,7 +220,7 @@ func administering(s *service) {
 		admin(http.MethodGet, list+"/shop?"+query, "", http.StatusBadRequest, code)
 		admin(http.MethodDelete, list+"/shop?"+query, "", http.StatusBadRequest, code)
 	}
-	text := map[string]string{"malformed_json": `{`, "not_an_object": `[]`, "unknown_field": `{"x":1}`}
+	text := map[string]string{"malformed_json": `{`, "invalid_utf8": "{\"x\":\"\xff\"}", "not_an_object": `[]`, "unknown_field": `{"x":1}`}
 	s.refused(request{method: http.MethodDelete, path: list + "/shop", key: "admin"}, text)
 	text["duplicate_field"], text["invalid_fields"] = `{"name":"a","name":"a"}`, `{"x":1,"y":2}`
 	text["wrong_type"], text["bad_name"], text["name_too_long"] = `{"name":1}`, `{"name":" a"}`, `{"name":"`+strings.Repeat("n", 65)+`"}`
@@ -243,7 +243,7 @@ func administering(s *service) {
 	key["out_of_range"], key["given_twice"] = `{"expires_in":0}`, `{"expires_in":1,"expires_at":null}`
 	s.refused(request{method: http.MethodPost, path: keys, key: "admin"}, key)
 	rotation := map[string]string{
-		"malformed_json": `{`, "not_an_object": `1`, "wrong_type": `{"overlap":"x"}`, "unknown_field": `{"x":1}`, "duplicate_field": `{"overlap":1,"overlap":1}`,
+		"malformed_json": `{`, "invalid_utf8": "{\"x\":\"\xff\"}", "not_an_object": `1`, "wrong_type": `{"overlap":"x"}`, "unknown_field": `{"x":1}`, "duplicate_field": `{"overlap":1,"overlap":1}`,
 		"invalid_fields": `{"x":1,"y":1}`, "bad_time": `{"expires_at":"x"}`, "already_expired": `{"expires_at":"2020-01-01T00:00:00Z"}`, "out_of_range": `{"overlap":-1}`,
 		"given_twice": `{"expires_in":1,"expires_at":null}`,
 	}

@@ -854,6 +854,8 @@ func TestList(t *testing.T) {
 	same("until", got)
 	got, _ = list("?from=2020-01-01T00:00:00Z&to=nobody")
 	same("nobody", got)
+	got, _ = list("?limit=&cursor=&to=nobody&status=&from=&until=")
+	same("parameters without values", got)
 }
 
 func TestBadQueries(t *testing.T) {
@@ -916,7 +918,7 @@ func TestMintToken(t *testing.T) {
 		`{"sub":"a","sub":"b"}`:             "duplicate_field",
 		`{"sub":"a","role":"admin"}`:        "unknown_field",
 		`{"sub":"a"`:                        "malformed_json",
-		`[]`:                                "wrong_type",
+		`[]`:                                "not_an_object",
 		``:                                  "body_empty",
 		`{"sub":"","ttl":0,"role":"admin"}`: "invalid_fields",
 	} {

@@ -400,17 +400,19 @@ func (w *window) expect(c byte, what string) error {
 
 // openMessages reads up to the first element of the array of messages.
 func (w *window) openMessages() error {
-	_, err := w.peek()
+	c, err := w.peek()
 	switch {
 	case err != nil:
 		return err
 	case w.pos == w.end:
 		return esh3ar.Errorf(esh3ar.KindInvalid, "body_empty", "the body is empty; send a JSON object with the field messages")
+	case strings.IndexByte(`["-0123456789tfn`, c) >= 0:
+		return notAnObject(c) // or no JSON; what follows is not looked at
 	}
 	if err := w.expect('{', "an object with the field messages is missing"); err != nil {
 		return err
 	}
-	c, err := w.peek()
+	c, err = w.peek()
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func TestBatchAnswersEachMessage(t *testing.T) {
 		good, `{"to":"","content":"hi"}`, good, large, `7`, `"text"`, `null`, `[]`, `{}`, `{"to":"alice","content":"`+"\xff"+`"}`,
 		`{"to":"alice","data":`+strings.Repeat("[", 99)+strings.Repeat("]", 99)+`}`, good,
 		`{"to":"alice","content":"hi","idempotency_key":""}`, `{"to":"alice","content":"hi","idempotency_key":5}`)
-	for i, want := range []string{"", "recipient_empty", "", "message_too_large", "wrong_type", "wrong_type", "wrong_type", "wrong_type",
+	for i, want := range []string{"", "recipient_empty", "", "message_too_large", "not_an_object", "not_an_object", "not_an_object", "not_an_object",
 		"invalid_fields", "invalid_utf8", "too_deep", "", "idempotency_key_length", "wrong_type"} {
 		got := ""
 		if p := results[i].Problem; p != nil {
@@ -118,7 +118,10 @@ func TestBadBatches(t *testing.T) {
 	}{
 		{"empty body", ``, 400, "body_empty"},
 		{"white space", " \n ", 400, "body_empty"},
-		{"not an object", `[` + good + `]`, 400, "malformed_json"},
+		{"not an object", `[` + good + `]`, 400, "not_an_object"},
+		{"null for all", `null`, 400, "not_an_object"},
+		{"a number for all", ` 7`, 400, "not_an_object"},
+		{"no JSON", `?`, 400, "malformed_json"},
 		{"empty object", `{}`, 400, "messages_missing"},
 		{"null", `{"messages":null}`, 400, "wrong_type"},
 		{"one message", `{"messages":` + good + `}`, 400, "wrong_type"},

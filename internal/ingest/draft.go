@@ -128,7 +128,7 @@ func (d *decoder) open(text []byte) error {
 	case d.pos == len(d.src):
 		return esh3ar.Errorf(esh3ar.KindInvalid, "body_empty", "the body is empty; send a JSON object")
 	case d.skip(0) && d.end():
-		return wrongType("an object", c)
+		return notAnObject(c)
 	}
 	return d.err
 }

@@ -416,6 +416,11 @@ func wrongType(want string, got byte) *esh3ar.Error {
 	return esh3ar.Errorf(esh3ar.KindInvalid, "wrong_type", "%s is wanted here, not %s", want, typeName(got))
 }
 
+// notAnObject is the error of a body, or of a message of a batch, that is another value than an object.
+func notAnObject(got byte) *esh3ar.Error {
+	return esh3ar.Errorf(esh3ar.KindInvalid, "not_an_object", "a JSON object is wanted, not %s", typeName(got))
+}
+
 // utf8Fault returns nil if text is valid UTF-8.
 func utf8Fault(text []byte) *esh3ar.Error {
 	if utf8.Valid(text) {

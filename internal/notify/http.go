@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,6 +98,9 @@ func parseRequest(r *http.Request) (request, error) {
 
 // set takes one query parameter.
 func (q *request) set(name, value string) error {
+	if value == "" && slices.Contains([]string{"cursor", "from", "status", "type", "limit"}, name) {
+		return nil // as if it were left out
+	}
 	switch name {
 	case "cursor":
 		q.start.Cursor = value

@@ -333,6 +333,9 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%.40s: %s %q, %v; want %q", query, resp.Status, body, err, want)
 		}
 	}
+	if s := openStream(t, url+"?limit=&cursor=&from=&status=&type=", "alice", ""); s.resp.StatusCode != 200 {
+		t.Errorf("parameters without values: %s", s.resp.Status)
+	}
 	if s := openStream(t, url+"?limit=3", "alice", ""); s.resp.StatusCode == 200 {
 		t.Error("a stream with a limit")
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -413,6 +414,7 @@ func parsePage(raw string) (limit int, before int64, outcome string, err error) 
 		switch {
 		case len(v) > 1:
 			err = esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_parameter", "the query parameter is given twice").At(clip(name))
+		case v[0] == "" && slices.Contains([]string{"limit", "cursor", "outcome"}, name): // as if it were left out
 		case name == "limit":
 			if limit, err = strconv.Atoi(v[0]); err != nil || limit < 1 || limit > maxPage {
 				err = esh3ar.Errorf(esh3ar.KindInvalid, "bad_limit", "the limit is a number from 1 to %d", maxPage).At(name)

@@ -430,8 +430,9 @@ func TestBadRequests(t *testing.T) {
 		code, pointer            string
 	}{
 		{"no body", "POST", "/v1/webhooks", ``, esh3ar.KindInvalid, "url_missing", "/url"},
-		{"no object", "POST", "/v1/webhooks", `[]`, esh3ar.KindInvalid, "malformed_json", ""},
-		{"null", "POST", "/v1/webhooks", `null`, esh3ar.KindInvalid, "malformed_json", ""},
+		{"no object", "POST", "/v1/webhooks", `[]`, esh3ar.KindInvalid, "not_an_object", ""},
+		{"null", "POST", "/v1/webhooks", `null`, esh3ar.KindInvalid, "not_an_object", ""},
+		{"field twice", "POST", "/v1/webhooks", `{"url":"https://a.example","url":"https://b.example"}`, esh3ar.KindInvalid, "duplicate_field", "/url"},
 		{"broken", "POST", "/v1/webhooks", `{"url":`, esh3ar.KindInvalid, "malformed_json", ""},
 		{"not UTF-8", "POST", "/v1/webhooks", "{\"url\":\"\xff\"}", esh3ar.KindInvalid, "invalid_utf8", ""},
 		{"much", "POST", "/v1/webhooks", `{"url":"` + strings.Repeat(long, 10) + `"}`, esh3ar.KindTooLarge, "body_too_large", ""},
@@ -516,7 +517,7 @@ func TestLogPages(t *testing.T) {
 		w.ask("POST", "/v1/webhooks/"+h.ID+"/test", "", nil)
 	}
 	var ids []string
-	for query := "?limit=2&outcome=delivered"; ; {
+	for query := "?limit=2&outcome=delivered&cursor="; ; {
 		var page struct {
 			Deliveries []delivery `json:"deliveries"`
 			Next       string     `json:"next_cursor"`

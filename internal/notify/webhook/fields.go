@@ -52,8 +52,27 @@ func readFields(r *http.Request) (fields, error) {
 	if !utf8.Valid(body) {
 		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "invalid_utf8", "the body is not valid UTF-8")
 	}
-	if err := json.Unmarshal(body, &f); err != nil || f == nil {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body must be one JSON object").Because(err)
+	if !json.Valid(body) {
+		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body must be one JSON object")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "not_an_object", "the body must be a JSON object")
+	}
+	for d.More() {
+		t, err := d.Token()
+		name, ok := t.(string)
+		var value json.RawMessage
+		if err == nil {
+			err = d.Decode(&value)
+		}
+		if err != nil || !ok { // the text was found valid above
+			return nil, errors.Join(errors.New("webhook: a valid JSON text does not decode"), err)
+		}
+		if f.has(name) {
+			return nil, esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_field", "the field is given twice").At(pointer(clip(name)))
+		}
+		f[name] = value
 	}
 	return f, nil
 }
