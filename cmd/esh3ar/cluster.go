@@ -220,6 +220,7 @@ func (l *localCluster) greet(w io.Writer) {
   Receive    %[3]s listen --url %[4]s --key %[2]s --as alice
   Send       curl -i %[4]s/v1/messages -H "Authorization: Bearer %[2]s" -H 'Content-Type: application/json' -d '{"to": "alice", "content": "Hello"}'
   Or         %[3]s send --url %[4]s --key %[2]s --wait delivered alice "Hello"
+  Health     %[3]s top --url %[4]s --admin-key %[5]s
   Clients    %[3]s clients ls --url %[4]s --admin-key %[5]s
   Balancer   curl -s http://%[6]s/nodes
 

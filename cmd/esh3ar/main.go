@@ -29,6 +29,7 @@ type commands struct {
 	Dlq      dlqCmd      `cmd:"" help:"Work on the dead-letter queue: the messages that were given up."`
 	Webhooks webhooksCmd `cmd:"" help:"Manage a business client's webhooks: where its events are posted to."`
 	Clients  clientsCmd  `cmd:"" help:"Manage business clients and their API keys, as the operator of a server."`
+	Top      topCmd      `cmd:"" help:"Show how all nodes of a deployment are, live."`
 	Audit    auditCmd    `cmd:"" help:"Show who did what to clients, keys, dead letters and webhooks."`
 	Bench    benchCmd    `cmd:"" help:"Put load on a server and account for every message."`
 	Chaos    chaosCmd    `cmd:"" help:"Break a server of its own in every way and account for every message."`

@@ -1,5 +1,5 @@
 // Package admin is the API below /v1/admin/, with which the operator of a deployment manages business
-// clients and their API keys and reads the audit log and the raw dead letters. docs/clients.md is the API as its users see it.
+// clients and their API keys, reads the audit log and the raw dead letters, and sees how all nodes are. docs/clients.md is the API as its users see it.
 //
 // Whoever serves its routes lets nobody in but holders of the admin key, and tells its errors.
 package admin
@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -32,15 +33,18 @@ type Options struct {
 	Store Store
 	// ForgetKey makes this node look a key up at its next use, so that its end works here at once.
 	ForgetKey func(hash [32]byte)
+	// Overview says how the whole deployment is.
+	Overview func() health.Overview
 	// Now is the clock of keys and of the audit log. Default time.Now.
 	Now func() time.Time
 }
 
 // API serves the routes of the admin API. It is safe for concurrent use and has no goroutines.
 type API struct {
-	store  Store
-	forget func([32]byte)
-	now    func() time.Time
+	store    Store
+	forget   func([32]byte)
+	overview func() health.Overview
+	now      func() time.Time
 }
 
 // New returns an API.
@@ -48,7 +52,7 @@ func New(o Options) *API {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &API{store: o.Store, forget: o.ForgetKey, now: o.Now}
+	return &API{store: o.Store, forget: o.ForgetKey, overview: o.Overview, now: o.Now}
 }
 
 // Route is a resource with its methods.
@@ -88,6 +92,7 @@ func (a *API) Routes() []Route {
 		route("/v1/admin/clients/{client}/keys/{key}/rotate", map[string]handler{http.MethodPost: a.rotateKey}),
 		route("/v1/admin/audit", map[string]handler{http.MethodGet: a.listAudit}),
 		route("/v1/admin/rejects", map[string]handler{http.MethodGet: a.listRejects}),
+		route("/v1/admin/health", map[string]handler{http.MethodGet: a.showHealth}),
 	}
 }
 

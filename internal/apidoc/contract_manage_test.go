@@ -204,6 +204,7 @@ func administering(s *service) {
 
 	s.call(request{method: http.MethodPost, path: list, body: shop, key: "sender", from: "127.0.0.5"}, http.StatusUnauthorized, "admin_key_wrong")
 	admin(http.MethodGet, "/v1/admin/rejects", "", http.StatusOK, "")
+	admin(http.MethodGet, "/v1/admin/health", "", http.StatusOK, "")
 	for _, path := range []string{list, "/v1/admin/audit", "/v1/admin/rejects"} {
 		queries := map[string]string{
 			"malformed_query": "limit=%zz", "unknown_parameter": "x=1", "duplicate_parameter": "limit=1&limit=2", "invalid_fields": "limit=0&cursor=x",
@@ -217,6 +218,7 @@ func administering(s *service) {
 		}
 	}
 	for code, query := range map[string]string{"malformed_query": "x=%zz", "unknown_parameter": "x=1", "invalid_fields": "x=1&y=2"} {
+		admin(http.MethodGet, "/v1/admin/health?"+query, "", http.StatusBadRequest, code)
 		admin(http.MethodGet, list+"/shop?"+query, "", http.StatusBadRequest, code)
 		admin(http.MethodDelete, list+"/shop?"+query, "", http.StatusBadRequest, code)
 	}

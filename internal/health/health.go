@@ -76,6 +76,7 @@ type Health struct {
 	checks   []namedCheck
 	load     func() Load
 	draining bool
+	told     Told
 
 	// running is held while the checks run, so that they run once for all who ask.
 	running sync.Mutex
@@ -177,10 +178,12 @@ func (h *Health) Ready(ctx context.Context) Report {
 	if h.draining {
 		r.Status = Unavailable
 		r.Checks = maps.Clone(r.Checks)
-		r.Checks["drain"] = Result{Unavailable, "the process is stopping"}
+		r.Checks["drain"] = stopping()
 	}
 	return r
 }
+
+func stopping() Result { return Result{Unavailable, "the process is stopping"} }
 
 // run runs the checks side by side and notes what they say.
 func (h *Health) run(ctx context.Context) {

@@ -13,6 +13,7 @@ func (n *Node) adminRoutes(key string) []ingest.Route {
 	api := admin.New(admin.Options{
 		Store:     n.store,
 		ForgetKey: func(hash [32]byte) { n.api.ForgetKey(hash) }, // the API that serves these routes
+		Overview:  n.overview,
 		Now:       n.clock.Now,
 	})
 	hash := esh3ar.HashKey(key)

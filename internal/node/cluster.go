@@ -109,7 +109,7 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	p := &peers{committed: committed{shards: make(map[uint16]struct{}), wake: make(chan struct{}, 1)}}
 	if p.members, err = cluster.NewMembers(cluster.MembersOptions{
 		NATS: connect, Logger: n.log, Name: cfg.NodeName, Address: cfg.advertised(), Replicas: cfg.replicas(),
-		Load: n.loadFigures,
+		Roles: cfg.roles(), Load: n.memberLoad,
 	}); err != nil {
 		return err
 	}
@@ -145,18 +145,6 @@ func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
 		Logger: n.log, Metrics: metrics,
 	})
 	return err
-}
-
-// loadFigures are what this node tells the others of its load.
-func (n *Node) loadFigures() json.RawMessage {
-	if n.health == nil {
-		return nil
-	}
-	raw, err := json.Marshal(n.load())
-	if err != nil {
-		return nil // figures that are no numbers; none are told
-	}
-	return raw
 }
 
 // run takes part in the cluster until ctx ends. Base ends later: until then the others see this node.
@@ -430,7 +418,8 @@ func (n *Node) checkCluster(context.Context) error {
 	if n.peers.members.Fresh() {
 		return nil
 	}
-	return health.Degrade(errors.New("this node does not reach the majority of the cluster: what it accepts waits, and its shards go to others"))
+	return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
+		"this node does not reach the majority of the cluster: it can accept nothing, and its shards go to others"))
 }
 
 // advertised is the base URL at which others reach this node, by default that which it listens on.

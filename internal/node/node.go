@@ -300,7 +300,7 @@ func (n *Node) addChecks() {
 	n.health.Add("disk", func(context.Context) error {
 		free, err := n.nats.FreeBytes()
 		if err == nil && free < uint64(n.cfg.DiskReserve) {
-			err = fmt.Errorf("%d bytes are free, less than the reserve of %d", free, n.cfg.DiskReserve)
+			err = esh3ar.Errorf(esh3ar.KindInsufficientStorage, "journal_full", "%d MiB are free, less than the reserve of %s", free>>20, n.cfg.DiskReserve)
 		}
 		return err
 	})

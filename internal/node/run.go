@@ -55,6 +55,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.accepting.run(dispatchCtx) })
 	g.Go(func() error { return n.memory.run(dispatchCtx) })
 	g.Go(func() error { return n.clock.Run(dispatchCtx) })
+	g.Go(func() error { return n.health.Run(dispatchCtx) })
 
 	select {
 	case <-ctx.Done():
