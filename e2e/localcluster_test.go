@@ -25,7 +25,7 @@ func TestClusterToTry(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := prepare(t, []string{program, "cluster", "--listen", "127.0.0.1:0", "--restart-after", "1s"})
+	s := prepare(t, []string{program, "cluster", "--listen", "127.0.0.1:0", "--restart-after", "15s"})
 	s.cmd.Env = append(s.cmd.Env, "TMPDIR="+dir)
 	greeting := new(transcript)
 	s.cmd.Stdout = greeting
@@ -63,6 +63,14 @@ func TestClusterToTry(t *testing.T) {
 			t.Errorf("%s\nanswered (%v):\n%s", line, err, out)
 		}
 	}
+	health := printed(`^  Health +(.*)$`) + " --once"
+	shows := func(text string) func() bool {
+		return func() bool {
+			out, err := exec.CommandContext(t.Context(), "sh", "-c", health).Output()
+			return err == nil && strings.Contains(string(out), text)
+		}
+	}
+	s.await("all nodes to be well", shows("cluster local  3 nodes  ok"))
 	send := printed(`^  Or +(.*)$`)
 	paste(printed(`^  Send +(.*)$`)+" --silent --show-error", "202 Accepted")
 	paste(send, "delivered")
@@ -73,6 +81,7 @@ func TestClusterToTry(t *testing.T) {
 	if !strings.Contains(heard.String(), "Hello again") {
 		t.Errorf("the device heard:\n%s", heard)
 	}
+	s.await("the death to show", shows("degraded: nodes: 2 of the 3 nodes"))
 	s.await("the node to be started again", func() bool { return strings.Contains(s.tail(1<<20), "runs again") })
 
 	address, err := os.ReadFile(s.addr)
