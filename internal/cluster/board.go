@@ -17,12 +17,12 @@ const (
 	// old one died; with leaders on two servers the other goes on meanwhile.
 	boards = 2
 
-	// boardBytes bounds a bucket. The records of a thousand nodes fit into it.
-	boardBytes = 64 << 20
+	// boardBytes bounds a bucket. Five hundred nodes with 4 KiB of load each fit into it.
+	boardBytes = 16 << 20
 
 	// boardHistory is how many values of a key are kept, so that an operator
 	// can look up who held a shard and when.
-	boardHistory = 16
+	boardHistory = 8
 
 	// recordTTL is after how long the server forgets the record of a node that
 	// does not report any more, whatever the members think of it.

@@ -12,6 +12,7 @@ import (
 // handover is a lease that is being given up.
 type handover struct {
 	shard    uint16
+	lease    *lease
 	released time.Time // zero until it is seen to be
 }
 
@@ -190,14 +191,15 @@ func (l *Leases) handOver(self Member, v leaseView) (again bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h := l.handing; h != nil {
-		if s := l.slots[h.shard]; s.held != nil || s.busy {
+		if s := l.slots[h.shard]; s.held == h.lease || s.busy {
 			return false // its end is news
 		}
 		if h.released.IsZero() {
 			h.released = time.Now()
 		}
 		next := v.holders[h.shard]
-		if taken := !next.free() && next.Node != self.Name; !taken && time.Since(h.released) < handoverPause {
+		// By now the shard may be this node's again.
+		if next.free() && l.assigned[h.shard] != self.Name && time.Since(h.released) < handoverPause {
 			return true
 		}
 		l.handing = nil
@@ -205,7 +207,7 @@ func (l *Leases) handOver(self Member, v leaseView) (again bool) {
 	for i, s := range l.slots {
 		if to := l.assigned[i]; s.held != nil && to != "" && to != self.Name && s.held.Context.Err() == nil {
 			s.held.cancel(ErrHandover)
-			l.handing = &handover{shard: uint16(i)}
+			l.handing = &handover{shard: uint16(i), lease: s.held}
 			return false
 		}
 	}

@@ -250,8 +250,31 @@ func (l *Log) Last(ctx context.Context, p journal.Partition) (uint64, error) {
 	return seq, nil
 }
 
+// Barrier makes an empty entry durable that belongs to no partition, and returns
+// its sequence: every entry of the shard that was acknowledged before the call
+// has a lower one. That is what Last cannot promise of several servers, because
+// one that was cut off may take itself for a stream's leader for some seconds.
+//
+// Errors: those of Append.
+func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
+	if err := l.check(journal.Partition{Shard: shard}); err != nil {
+		return 0, err
+	}
+	seq, err := wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers(int(shard)), nil, done) })
+	if err != nil {
+		return 0, err
+	}
+	// The last barrier is enough to keep, and nobody needs even that.
+	asking, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := l.streams[shard].Purge(asking, jetstream.WithPurgeSubject(fillers(int(shard))), jetstream.WithPurgeSequence(seq)); err != nil {
+		l.opts.Logger.Debug("old barriers are not purged", "stream", streamName(int(shard)), "error", err)
+	}
+	return seq, nil
+}
+
 // lastSeq returns the sequence of the subject's last entry, 0 if it has none.
-// The stream's leader is asked, whose answer is never stale.
+// The stream's leader is asked.
 func lastSeq(ctx context.Context, s jetstream.Stream, subject string) (uint64, error) {
 	msg, err := s.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

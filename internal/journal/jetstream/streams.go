@@ -28,7 +28,7 @@ const (
 	shardsKey = "esh3ar-shards"
 
 	// filler is the last token of the subject of the empty entries that only
-	// use up sequences. No tier has that name.
+	// use up sequences, and of barriers. No tier has that name.
 	filler = "filler"
 )
 
@@ -50,7 +50,7 @@ func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
 	streams := make([]jetstream.Stream, l.opts.Shards)
 	l.first = make([]uint64, l.opts.Shards)
 	for shard := range streams {
-		s, err := l.openStream(ctx, shard, positions, unknown)
+		s, err := l.awaitStream(ctx, shard, positions, unknown)
 		if err != nil {
 			return nil, fmt.Errorf("%w: stream %s: %w", journal.ErrUnavailable, streamName(shard), err)
 		}
@@ -76,9 +76,12 @@ func (l *Log) Behind(positions map[journal.Partition]uint64) error {
 // openPause is between attempts to open a stream of a cluster that is not ready.
 const openPause = 250 * time.Millisecond
 
-// openTimeout bounds an attempt. Using up sequences one by one goes on where it
-// was in the next.
-const openTimeout = 10 * time.Second
+// openTimeout bounds an attempt, but for what has to be waited for in it. Using
+// up sequences one by one goes on in the next where it was.
+const openTimeout = settleTime + 2*time.Second
+
+// findTimeout bounds a question that is answered at once or not at all.
+const findTimeout = time.Second
 
 // codeNoPeers is JetStream's refusal to create a stream when it does not know
 // enough servers.
@@ -89,7 +92,8 @@ const codeNoPeers = 10005
 func passes(err error) bool {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		return api.Code == http.StatusServiceUnavailable || api.ErrorCode == codeNoPeers
+		return api.Code == http.StatusServiceUnavailable || api.ErrorCode == codeNoPeers ||
+			api.ErrorCode == jetstream.JSErrCodeStreamNotFound // not everywhere known yet
 	}
 	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, journal.ErrUnknown) || errors.Is(err, journal.ErrUnavailable)
@@ -107,15 +111,28 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// tryStream is one attempt at openStream. It is bounded whatever ctx is, because
-// a stream without a leader does not answer.
-func (l *Log) tryStream(ctx context.Context, shard int, positions map[journal.Partition]uint64, unknown error) (jetstream.Stream, error) {
-	if l.opts.Replicas > 1 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, openTimeout)
-		defer cancel()
+// awaitStream is openStream, tried again in a cluster while what fails may pass.
+// Each attempt is bounded, because a stream without a leader does not answer: it
+// has none for a moment after it was created, perhaps by another node.
+func (l *Log) awaitStream(ctx context.Context, shard int, positions map[journal.Partition]uint64, unknown error) (jetstream.Stream, error) {
+	if l.opts.Replicas == 1 {
+		return l.openStream(ctx, shard, positions, unknown)
 	}
-	return l.openStream(ctx, shard, positions, unknown)
+	for told := false; ; {
+		trying, cancel := context.WithTimeout(ctx, openTimeout)
+		s, err := l.openStream(trying, shard, positions, unknown)
+		cancel()
+		if err == nil || !passes(err) {
+			return s, err
+		}
+		if !told && !errors.Is(err, context.DeadlineExceeded) {
+			told = true
+			l.opts.Logger.Info("journal waits for its servers", "stream", streamName(shard), "reason", err)
+		}
+		if wait := pause(ctx, openPause); wait != nil {
+			return nil, errors.Join(err, wait)
+		}
+	}
 }
 
 // openStream finds or creates the stream of one shard, and sees to it that its
@@ -127,7 +144,7 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 			floor = max(floor, position)
 		}
 	}
-	s, err := l.js.Stream(ctx, streamName(shard))
+	s, err := l.find(ctx, shard)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if unknown != nil {
 			return nil, fmt.Errorf("it does not exist, and must not be created while the store's positions are unknown: %w", unknown)
@@ -140,7 +157,7 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 		}
 		s, err = l.js.CreateStream(ctx, l.streamConfig(shard, first))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was faster
-			s, err = l.js.Stream(ctx, streamName(shard))
+			s, err = l.find(ctx, shard)
 		}
 	}
 	if err != nil {
@@ -168,6 +185,16 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 		}
 	}
 	return s, nil
+}
+
+// find looks for a shard's stream.
+func (l *Log) find(ctx context.Context, shard int) (jetstream.Stream, error) {
+	if l.opts.Replicas > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, findTimeout)
+		defer cancel()
+	}
+	return l.js.Stream(ctx, streamName(shard))
 }
 
 // settleTime is how long a stream may take to reach what has been read from it.
@@ -219,15 +246,17 @@ func (l *Log) raise(ctx context.Context, s jetstream.Stream, shard int, last, fl
 		// Emptying a stream can set its sequence, at once.
 		return s.Purge(ctx, jetstream.WithPurgeSequence(floor+1))
 	}
-	fillers := subjectPrefix + strconv.Itoa(shard) + "." + filler
 	for last < floor {
-		last, err = wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers, nil, done) })
+		last, err = wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers(shard), nil, done) })
 		if err != nil {
 			return err
 		}
 	}
-	return s.Purge(ctx, jetstream.WithPurgeSubject(fillers))
+	return s.Purge(ctx, jetstream.WithPurgeSubject(fillers(shard)))
 }
+
+// fillers is the subject of a shard's entries that belong to no partition.
+func fillers(shard int) string { return subjectPrefix + strconv.Itoa(shard) + "." + filler }
 
 // unread says whether the stream holds entries that the store does not have.
 func (l *Log) unread(ctx context.Context, s jetstream.Stream, shard int, positions map[journal.Partition]uint64) (bool, error) {
@@ -240,6 +269,9 @@ func (l *Log) unread(ctx context.Context, s jetstream.Stream, shard int, positio
 		reached[subject(p)] = position
 	}
 	for subject := range maps.Keys(info.State.Subjects) {
+		if subject == fillers(shard) {
+			continue // a barrier
+		}
 		seq, err := lastSeq(ctx, s, subject)
 		if err != nil {
 			return false, err

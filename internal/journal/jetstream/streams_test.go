@@ -151,6 +151,38 @@ func TestOlderStream(t *testing.T) {
 	}
 }
 
+// TestBarrier: a barrier is above all that is there and below all that comes,
+// no partition has it, and it keeps no stream from being emptied.
+func TestBarrier(t *testing.T) {
+	dir := t.TempDir()
+	p := journal.Partition{Tier: 2}
+	l, err := openIn(dir, quiet(), jetstream.Options{Shards: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want := uint64(1); want < 10; want += 2 {
+		if seq, err := l.Append(t.Context(), p, []byte("x")); err != nil || seq != want {
+			t.Fatalf("sequence %d, error %v; want %d", seq, err, want)
+		}
+		if seq, err := l.Barrier(t.Context(), 0); err != nil || seq != want+1 {
+			t.Fatalf("barrier %d, error %v; want %d", seq, err, want+1)
+		}
+	}
+	if got := allEntries(t, l, p); len(got) != 5 {
+		t.Errorf("%d entries, want 5", len(got))
+	}
+	if _, err := l.Barrier(t.Context(), 1); !errors.Is(err, journal.ErrNoPartition) {
+		t.Errorf("barrier of no shard: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpenIn(t, dir, jetstream.Options{Shards: 1, Positions: positions(map[journal.Partition]uint64{p: 10_000_000}, nil)})
+	if seq, err := l.Append(t.Context(), p, nil); err != nil || seq != 10_000_001 {
+		t.Errorf("sequence %d, error %v", seq, err)
+	}
+}
+
 // TestChangedLimits: another size limit takes effect on existing streams.
 func TestChangedLimits(t *testing.T) {
 	dir := t.TempDir()
