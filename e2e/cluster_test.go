@@ -61,7 +61,7 @@ func startCluster(t *testing.T, args ...string) *nodes {
 func (c *nodes) launch(i int) *server {
 	c.t.Helper()
 	args := append([]string{
-		"--listen", c.listens[i], "--store", c.store, "--shards", "4",
+		"--listen", c.listens[i], "--device-url", "http://" + c.listens[i], "--store", c.store, "--shards", "4",
 		"--cluster-name", "test", "--node-name", fmt.Sprint("node", i), "--cluster-listen", c.routes[i],
 		"--routes", strings.Join(c.routes, ","), "--cluster-secret", "the nodes of the tests know this",
 	}, c.args...)

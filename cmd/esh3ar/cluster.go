@@ -149,7 +149,7 @@ func (l *localCluster) plan(ctx context.Context, store string) error {
 	for i, listen := range listens {
 		name := fmt.Sprint("node-", i+1)
 		l.nodes = append(l.nodes, l.process(name, listen, secrets,
-			"serve", "--listen", listen, "--data", filepath.Join(l.dir, name), "--store", store, "--shards", fmt.Sprint(l.Shards),
+			"serve", "--listen", listen, "--device-url", "http://"+listen, "--data", filepath.Join(l.dir, name), "--store", store, "--shards", fmt.Sprint(l.Shards),
 			"--cluster-name", "local", "--node-name", name, "--cluster-listen", routes[i], "--routes", strings.Join(routes, ","),
 			"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String()))
 		balance = append(balance, "--node", "http://"+listen)

@@ -52,6 +52,10 @@ type Options struct {
 	// text.
 	Refusal func(error) *signalr.HTTPError
 
+	// Elsewhere, if set, says to which other hub a device that negotiates is to go, as that hub's URL, or "" for this
+	// one. It must not block.
+	Elsewhere func(r *http.Request) string
+
 	// AllowedOrigins are the web origins whose pages may connect; "*" allows all.
 	AllowedOrigins []string
 	// OutboxMessages and OutboxBytes bound what waits to be written to one device. A device that is
@@ -74,6 +78,7 @@ type Hub struct {
 	handed       prometheus.Counter
 	acknowledged prometheus.Counter
 	refused      prometheus.Counter
+	redirected   prometheus.Counter
 }
 
 // New returns a hub of the server.
@@ -86,8 +91,9 @@ func New(o Options) (*Hub, error) {
 		handed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_sends_total", Help: "Messages queued to connections of devices, repeats included."}),
 		acknowledged: prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_acknowledgements_total", Help: "Identifiers acknowledged or marked read by devices."}),
 		refused:      prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_tokens_refused_total", Help: "Requests of devices refused for their token."}),
+		redirected:   prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_devices_redirected_total", Help: "Devices sent to another node at their negotiation."}),
 	}
-	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused)
+	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused, h.redirected)
 	refusal := o.Refusal
 	if refusal == nil {
 		refusal = func(err error) *signalr.HTTPError {
@@ -103,6 +109,7 @@ func New(o Options) (*Hub, error) {
 			}
 			return signalr.Identity{UserID: recipient, Expires: expires}, nil
 		},
+		Redirect:          h.redirect(o.Elsewhere),
 		OnConnected:       h.arrived,
 		OnDisconnected:    func(c *signalr.Conn, _ error) { h.left(c) },
 		OnDetached:        func(c *signalr.Conn) { deviceOf(c).detach(true) },

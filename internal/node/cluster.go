@@ -430,11 +430,13 @@ func (c *Config) advertised() string {
 // clusterFaults reports what is wrong with the options of a cluster.
 func (c *Config) clusterFaults(check func(ok bool, option string, value any, reason string, args ...any)) {
 	if !c.clustered() {
+		check(c.DeviceURL == "", "device-url", c.DeviceURL, "is of use to one of several nodes alone: set cluster-name")
 		check(len(c.Routes) == 0 && len(c.NATSURL) == 0, "cluster-name", c.ClusterName, "must be set with routes or nats-url")
 		return
 	}
 	check(c.NodeName != "", "node-name", c.NodeName, "must name this node, unlike any other of the cluster")
 	check(c.Store != "" && c.sqlitePath() == "", "store", c.Store, "must be a postgres:// URL in a cluster: all nodes share it")
+	check(c.DeviceURL == "" || isOrigin(c.DeviceURL), "device-url", c.DeviceURL, "must be a scheme and a host, as in https://node-1.example.com")
 	check(c.JWTSecret != "", "jwt-secret", c.JWTSecret, "must be set in a cluster, the same for all nodes")
 	check(len(c.Routes) > 0 != (len(c.NATSURL) > 0), "routes", c.Routes, "must list the nodes that keep the journal, or nats-url the servers that do, but not both")
 	check(c.ClusterSecret != "" || c.ClusterCA != "", "cluster-secret", c.ClusterSecret, "or cluster-ca must be set: whoever gets in can read and write everything")

@@ -21,6 +21,12 @@ import (
 // spareFiles are the descriptors that connections must leave for the journal, the store and the rest.
 const spareFiles = 512
 
+// Paths of the hubs.
+const (
+	mobileHub   = "/hubs/mobile"
+	businessHub = "/hubs/business"
+)
+
 // listen binds the addresses and builds what serves them.
 func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	var lc net.ListenConfig
@@ -72,9 +78,9 @@ func (n *Node) routes(api *ingest.API) *http.ServeMux {
 	shared := crossOrigin(n.cfg.AllowedOrigins)
 	mux.Handle("/v1/", shared(api))
 	maps.Copy(n.paths, api.Routes())
-	n.hub.Mount(mux, "/hubs/mobile")
-	n.business.Mount(mux, "/hubs/business")
-	for _, path := range []string{"/hubs/mobile", "/hubs/business"} {
+	n.hub.Mount(mux, mobileHub)
+	n.business.Mount(mux, businessHub)
+	for _, path := range []string{mobileHub, businessHub} {
 		n.paths[path] = []string{http.MethodDelete, http.MethodGet, http.MethodPost}
 		n.paths[path+"/negotiate"] = []string{http.MethodPost}
 	}

@@ -194,7 +194,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	if n.hub, err = hub.New(hub.Options{
-		Server: n.signalr, Owner: hubOwner, Tokens: verifier{tokens}, Refusal: refusal,
+		Server: n.signalr, Owner: hubOwner, Tokens: verifier{tokens}, Refusal: refusal, Elsewhere: n.placeDevices(),
 		AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry,
 	}); err != nil {
 		return n, err

@@ -13,7 +13,8 @@ const roleCore = "core"
 // memberLoad is what a node tells the others of itself.
 type memberLoad struct {
 	health.Told
-	Cores int `json:"cores,omitempty"` // how many nodes are to keep the journal, as far as this one knows
+	Cores     int    `json:"cores,omitempty"`      // how many nodes are to keep the journal, as far as this one knows
+	DeviceURL string `json:"device_url,omitempty"` // base URL at which it takes devices from other nodes
 }
 
 // roles are the node's roles among the others.
@@ -26,7 +27,7 @@ func (c *Config) roles() []string {
 
 // memberLoad returns what this node tells the others of itself.
 func (n *Node) memberLoad() json.RawMessage {
-	raw, err := json.Marshal(memberLoad{n.health.Told(), len(n.cfg.Routes)})
+	raw, err := json.Marshal(memberLoad{n.health.Told(), len(n.cfg.Routes), n.cfg.DeviceURL})
 	if err != nil {
 		return nil // figures that are no numbers; none are told
 	}
