@@ -12,12 +12,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
 // nodes are the servers of one cluster over one database.
 type nodes struct {
 	t       *testing.T
 	dir     string
+	pg      *pgtest.Server
 	store   string
 	routes  []string
 	listens []string
@@ -43,9 +46,9 @@ func freePorts(t *testing.T, n int) []string {
 // startCluster starts three nodes and waits until they are ready.
 func startCluster(t *testing.T, args ...string) *nodes {
 	t.Helper()
-	_, store := database(t)
+	pg, store := database(t)
 	ports := freePorts(t, 6)
-	c := &nodes{t: t, dir: t.TempDir(), store: store, routes: ports[:3], listens: ports[3:], args: args, servers: make([]*server, 3)}
+	c := &nodes{t: t, dir: t.TempDir(), pg: pg, store: store, routes: ports[:3], listens: ports[3:], args: args, servers: make([]*server, 3)}
 	for i := range c.servers {
 		c.launch(i)
 	}

@@ -55,6 +55,16 @@ func TestValidateNamesTheOption(t *testing.T) {
 		{"backoff-cap", "1ms", func(c *Config) { c.BackoffCap = time.Millisecond }},
 		{"window", "0", func(c *Config) { c.Window = 0 }},
 		{"dispatch-memory", "1MiB", func(c *Config) { c.DispatchMemory = 1 << 20 }},
+		{"device-url", "https://a.example", func(c *Config) { c.DeviceURL = "https://a.example" }},
+		{"device-url", "a.example:8080", func(c *Config) { *c = clusterConfig(); c.DeviceURL = "a.example:8080" }},
+		{"node-name", "", func(c *Config) { *c = clusterConfig(); c.NodeName = "" }},
+		{"store", "", func(c *Config) { *c = clusterConfig(); c.Store = "" }},
+		{"jwt-secret", "", func(c *Config) { *c = clusterConfig(); c.JWTSecret = "" }},
+		{"cluster-secret", "", func(c *Config) { *c = clusterConfig(); c.ClusterSecret = "" }},
+		{"routes", "node-1", func(c *Config) { *c = clusterConfig(); c.Routes = []string{"node-1"} }},
+		{"cluster-listen", "6222", func(c *Config) { *c = clusterConfig(); c.ClusterListen = "6222" }},
+		{"cluster-key", "", func(c *Config) { *c = clusterConfig(); c.ClusterCert = "node.crt" }},
+		{"cluster-name", "", func(c *Config) { *c = clusterConfig(); c.ClusterName = "" }},
 		{"log-format", "xml", func(c *Config) { c.LogFormat = "xml" }},
 		{"gc-percent", "-1", func(c *Config) { c.GCPercent = -1 }},
 		{"memory-limit", "-1B", func(c *Config) { c.MemoryLimit = -1 }},
@@ -78,6 +88,14 @@ func TestValidateNamesTheOption(t *testing.T) {
 	}
 }
 
+// clusterConfig is that of a node of three.
+func clusterConfig() Config {
+	c := DefaultConfig()
+	c.ClusterName, c.NodeName, c.ClusterListen, c.Routes = "production", "node-1", ":6222", []string{"node-1:6222", "node-2:6222", "node-3:6222"}
+	c.Store, c.JWTSecret, c.ClusterSecret = "postgres://db/esh3ar", "one", "another"
+	return c
+}
+
 func TestValidateReportsEverything(t *testing.T) {
 	c := DefaultConfig()
 	c.Shards, c.Window, c.LogFormat = 0, 0, ""
@@ -95,6 +113,8 @@ func TestValidateAccepts(t *testing.T) {
 		"sqlite path":     func(c *Config) { c.Store = "sqlite:/var/lib/esh3ar.db" },
 		"sqlite relative": func(c *Config) { c.Store = "sqlite:esh3ar.db" },
 		"postgres":        func(c *Config) { c.Store = "postgres://u:p@db:5432/esh3ar?sslmode=require" },
+		"a node of three": func(c *Config) { *c = clusterConfig() },
+		"a device's URL":  func(c *Config) { *c = clusterConfig(); c.DeviceURL = "https://node-1.example.com" },
 		"no window":       func(c *Config) { c.IdempotencyWindow = 0 },
 		"short key":       func(c *Config) { c.BootstrapKey = "dev" },
 	} {
