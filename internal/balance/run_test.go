@@ -140,6 +140,10 @@ func TestWebSockets(t *testing.T) {
 	}
 	one, two := server(t, handler), server(t, handler)
 	b := start(t, newSetNodes(one.URL, two.URL), nil)
+	eventually(t, "both nodes are there", func() bool {
+		n := nodesOf(t, b)
+		return n[one.URL].Usable && n[two.URL].Usable
+	})
 	var open []*collecting
 	for i := range 6 {
 		h := &collecting{got: make(chan string, 1), closed: make(chan struct{})}
