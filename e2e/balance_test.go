@@ -268,7 +268,7 @@ func TestBalancerPassesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hub.Close()
-	overHub := make(chan happening, 100)
+	overHub := make(chan happening, 10_000) // more than there are: a handler that waits holds up the end
 	hub.On("MessageStatusChanged", func(_ context.Context, call *signalr.Call) (any, error) {
 		var h happening
 		err := call.Decode(0, &h)
