@@ -88,8 +88,12 @@ func TestClusterToTry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
+	// Twice, as impatient people do: the end is not cut short.
+	for range 2 {
+		if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		s.await("the end to begin", func() bool { return strings.Contains(s.tail(1<<20), "all is being ended") })
 	}
 	<-s.gone
 	if s.err != nil {

@@ -13,9 +13,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -53,6 +55,10 @@ func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err != nil {
 		return err
 	}
+	// A second Ctrl-C does not cut the end short: it is bounded, and would leave files behind.
+	more := make(chan os.Signal, 1)
+	signal.Notify(more, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(more)
 	dir, err := os.MkdirTemp("", "esh3ar-cluster-")
 	if err != nil {
 		return err
