@@ -12,8 +12,8 @@ const (
 	useAccuracy = 10 * time.Second
 	// useBatch is how many keys it is told of at one time.
 	useBatch = 1000
-	// useTime bounds one telling.
-	useTime = 5 * time.Second
+	// useTime bounds one telling. A stop waits for the last, and it is not worth much of one.
+	useTime = time.Second
 )
 
 // use notes that the key was used at a time since the keyring's start. Most calls only read, so that the
