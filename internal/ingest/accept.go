@@ -68,6 +68,7 @@ func (a *API) submit(ctx context.Context, c *call, client *grant, h http.Header)
 	}
 	defer a.load.leave()
 	start := time.Now()
+	a.company.came(start)
 	now := a.stamp()
 	if err := c.read(c.body, now, false); err != nil {
 		return acceptance{}, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -107,7 +106,9 @@ func (a *API) acceptBatch(w http.ResponseWriter, r *http.Request) error {
 func (a *API) appendBatch(ctx context.Context, flow fair.Flow, b *batch) {
 	a.load.batched.Add(int64(len(b.items)))
 	defer a.load.batched.Add(-int64(len(b.items)))
-	for part := range slices.Chunk(b.items, batchPart) {
+	for rest := b.items; len(rest) > 0; {
+		part := rest[:min(len(rest), a.company.part())]
+		rest = rest[len(part):]
 		turn := a.turns.take(flow, len(part))
 		start := time.Now()
 		a.journal.AppendAll(ctx, part)

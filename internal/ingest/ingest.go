@@ -153,6 +153,7 @@ type API struct {
 	calls       sync.Pool    // of *call
 	batches     sync.Pool    // of *batch
 	bench       bench        // for batches
+	company     company      // of batches
 	turns       *turns       // of batches
 	slabs       sync.Pool    // of *slab
 	batchMemory int64        // bound of batchBytes
@@ -229,7 +230,7 @@ func New(o Options) (*API, error) {
 		recent:      newRecentKeys(o.RecentKeys),
 		batchMemory: o.BatchMemory,
 		bench:       newBench(runtime.GOMAXPROCS(0)),
-		turns:       newTurns(o.Weights, batchRoom),
+		company:     company{start: time.Now()},
 		jsonType:    []string{"application/json"},
 	}
 	a.routes, a.methods = http.NewServeMux(), make(map[string][]string)
@@ -240,6 +241,7 @@ func New(o Options) (*API, error) {
 	for _, route := range o.Routes {
 		a.register(route.Pattern, a.handlers(route))
 	}
+	a.turns = newTurns(o.Weights, a.company.room)
 	a.calls.New = func() any { return new(call) }
 	a.batches.New = func() any { return newBatch() }
 	a.slabs.New = func() any { return new(slab) }

@@ -2,6 +2,8 @@ package ingest
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/esh3artech/esh3ar/internal/fair"
 )
@@ -14,6 +16,13 @@ const (
 	// batchRoom is how many messages of all batches may be on their way to the journal at one time: enough
 	// for a sync to be shared by many.
 	batchRoom = 1024
+	// While there are messages that come alone, batches go in smaller parts, and fewer of them at a time:
+	// about as fast as their messages can be delivered. Otherwise a flood of batches would take what the others need of the
+	// processors.
+	politePart = 32
+	politeRoom = 128
+	// politeFor is how long after a message that came alone batches make room for others.
+	politeFor = 250 * time.Millisecond
 	// batchYield is after how many messages a batch lets others at the bench.
 	batchYield = 32
 )
@@ -41,11 +50,48 @@ func (c bench) leave(b *batch) {
 	}
 }
 
+// company knows whether messages come alone, besides batches.
+type company struct {
+	start time.Time
+	last  atomic.Int64 // when one came, since start
+}
+
+// came notes a message that came alone. Most calls only read, so that processors do not take the note from each
+// other for every message.
+func (c *company) came(now time.Time) {
+	const accuracy = 10 * time.Millisecond
+	if at := now.Sub(c.start); at-time.Duration(c.last.Load()) >= accuracy {
+		c.last.Store(int64(at))
+	}
+}
+
+// polite reports whether batches are to make room for others.
+func (c *company) polite() bool {
+	last := c.last.Load()
+	return last > 0 && time.Since(c.start)-time.Duration(last) < politeFor
+}
+
+func (c *company) part() int {
+	if c.polite() {
+		return politePart
+	}
+	return batchPart
+}
+
+func (c *company) room() int {
+	if c.polite() {
+		return politeRoom
+	}
+	return batchRoom
+}
+
 // turns hands out the room that batches have on the way to the journal, by weighted fair queueing over tiers
 // and clients. Who waits is a request under way, and so bounded by the memory that batches may take.
 type turns struct {
+	room func() int // in messages, as of now
+
 	mu      sync.Mutex
-	room    int
+	taken   int
 	waiting *fair.Queue[*wait]
 }
 
@@ -56,11 +102,11 @@ type wait struct {
 	admit chan struct{} // closed when there is room
 }
 
-func newTurns(w fair.Weights, room int) *turns {
+func newTurns(w fair.Weights, room func() int) *turns {
 	return &turns{room: room, waiting: fair.New[*wait](w)}
 }
 
-// take waits for room for n messages, at most all there is. It ends soon: everybody who has room is waiting
+// take waits for room for n messages. It ends soon: everybody who has room is waiting
 // for the journal, which answers in bounded time.
 func (t *turns) take(f fair.Flow, n int) *wait {
 	w := &wait{n: n, admit: make(chan struct{})}
@@ -77,20 +123,20 @@ func (t *turns) done(w *wait) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting.Done(w.turn, float64(w.n))
-	t.room += w.n
+	t.taken -= w.n
 	t.next()
 }
 
 // next admits who is next while there is any room. The last may overdraw it, so that nobody waits for ever
 // for much of it.
 func (t *turns) next() {
-	for t.room > 0 {
+	for room := t.room(); t.taken < room; {
 		w, turn, ok := t.waiting.Pop()
 		if !ok {
 			return
 		}
 		w.turn = turn
-		t.room -= w.n
+		t.taken += w.n
 		close(w.admit)
 	}
 }

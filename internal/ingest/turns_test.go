@@ -3,6 +3,7 @@ package ingest
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/fair"
@@ -11,7 +12,7 @@ import (
 // However many of one client's batches wait for room, another client's has it next.
 func TestBatchesHaveTheirTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(fair.DefaultWeights(), 100)
+		turns := newTurns(fair.DefaultWeights(), func() int { return 100 })
 		flood := fair.Flow{Tier: esh3ar.TierGold, Client: "flood"}
 		quiet := fair.Flow{Tier: esh3ar.TierGold, Client: "quiet"}
 		admitted := make(chan string, 100)
@@ -45,14 +46,34 @@ func TestBatchesHaveTheirTurns(t *testing.T) {
 
 // More than there is room for is admitted all the same, alone.
 func TestTurnLargerThanTheRoom(t *testing.T) {
-	turns := newTurns(fair.DefaultWeights(), 10)
+	turns := newTurns(fair.DefaultWeights(), func() int { return 10 })
 	f := fair.Flow{Client: "a"}
 	w := turns.take(f, 50)
 	second := make(chan *wait)
 	go func() { second <- turns.take(f, 1) }()
 	turns.done(w)
 	turns.done(<-second)
-	if turns.room != 10 {
-		t.Errorf("room for %d, want 10", turns.room)
+	if turns.taken != 0 {
+		t.Errorf("%d are taken", turns.taken)
 	}
+}
+
+// Batches make room while messages come alone, and have it all a moment after the last.
+func TestBatchesMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := company{start: time.Now()}
+		if c.polite() || c.room() != batchRoom || c.part() != batchPart {
+			t.Error("room for nobody")
+		}
+		time.Sleep(time.Hour)
+		c.came(time.Now())
+		time.Sleep(politeFor - 1)
+		if !c.polite() || c.room() != politeRoom || c.part() != politePart {
+			t.Error("no room for others")
+		}
+		time.Sleep(1)
+		if c.polite() {
+			t.Error("room for nobody any more")
+		}
+	})
 }
