@@ -174,7 +174,7 @@ func (b *board) watch(ctx context.Context) error {
 			return err
 		}
 		if meta.Sequence.Consumer != delivered {
-			return fmt.Errorf("change %d came for the %d.", meta.Sequence.Consumer, delivered)
+			return fmt.Errorf("change %d came in the place of %d", meta.Sequence.Consumer, delivered)
 		}
 		b.apply(boardEntry{key: msg.Subject()[len(b.subject("")):], value: b.value(msg), revision: meta.Sequence.Stream})
 		if !complete && meta.NumPending == 0 {

@@ -88,6 +88,7 @@ func roundTrip(t *testing.T, nc *nats.Conn) {
 // TestSecured: servers find each other by TLS and a secret, and clients come in
 // with a token and a certificate, not without, and outlive their server.
 func TestSecured(t *testing.T) {
+	t.Parallel()
 	files := certificates(t)
 	c := clustertest.Start(t, 3, func(_ int, o *cluster.Options) {
 		o.Peers.TLS = files
@@ -169,7 +170,7 @@ func TestPeersAndClientsAreChecked(t *testing.T) {
 
 // TestPortInUse: a server that cannot listen says so, and at once.
 func TestPortInUse(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // ends with the test
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +214,7 @@ func leadersOf(t *testing.T, js jetstream.JetStream, streams []string) map[strin
 }
 
 func TestSpreadLeaders(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3, nil)
 	nc := mustConnect(t, c.Server(0))
 	js, err := jetstream.New(nc)

@@ -75,6 +75,11 @@ type MembersOptions struct {
 	// Replicas is how many servers keep the records. Default 1.
 	Replicas int
 
+	// Streams are streams of others, such as the journal's, whose leaders are
+	// kept on different servers, as evenly as they go. The members' own are
+	// anyway.
+	Streams []string
+
 	// Load, if set, is asked before each heartbeat for the node's load, as
 	// JSON. It must not block.
 	Load func() json.RawMessage
@@ -236,7 +241,7 @@ func (m *Members) update(change func(*Member)) {
 }
 
 // Streams returns the names of the streams that the members' reports and leases
-// are kept in. Their leaders should be on different servers.
+// are kept in.
 func (m *Members) Streams() []string {
 	names := make([]string, boards)
 	for i := range names {

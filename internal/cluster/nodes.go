@@ -94,7 +94,6 @@ func (m *Members) applyMember(i int, name string, e boardEntry, now time.Time) (
 
 // sameMembership says whether two records differ in nothing but the load.
 func sameMembership(a, b Member) bool {
-	a.Load, b.Load = nil, nil
 	return a.Name == b.Name && a.Incarnation == b.Incarnation && a.Address == b.Address &&
 		a.Owner == b.Owner && a.Draining == b.Draining && slices.Equal(a.Roles, b.Roles)
 }

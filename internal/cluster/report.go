@@ -42,6 +42,7 @@ func (m *Members) Run(ctx context.Context) error {
 	m.leaseBoard = bs[0]
 	m.mu.Unlock()
 	workers.Go(func() { m.watchClock(running) })
+	workers.Go(func() { m.keepLeadersSpread(running, nc) })
 	if m.awaitBoards(running) {
 		for i, b := range bs {
 			workers.Go(func() { m.reportTo(running, i, b) })
@@ -101,15 +102,13 @@ func (m *Members) awaitBoards(ctx context.Context) bool {
 func (m *Members) reportTo(ctx context.Context, i int, b *board) {
 	tick := time.NewTicker(m.opts.Heartbeat)
 	defer tick.Stop()
-	wait := tick.C
 	for ctx.Err() == nil {
-		began := time.Now()
+		began, wait := time.Now(), tick.C
 		sending, cancel := context.WithTimeout(ctx, requestTimeout)
 		err := b.put(sending, memberKey+m.opts.Name, m.record(false))
 		cancel()
 		if err == nil {
 			m.stored(i, began)
-			wait = tick.C
 		} else {
 			m.opts.Logger.Debug("report was not stored", "bucket", b.name, "error", err)
 			wait = time.After(min(retryPause, m.opts.Heartbeat))

@@ -14,24 +14,16 @@ import (
 // back it leads nothing, and is in no hurry to.
 const spreadInterval = 10 * time.Second
 
-// SpreadLeaders keeps the leaders of each group of streams on different servers,
-// as evenly as they go, until ctx ends; then it returns nil. All nodes run it,
-// and the first of the live ones acts. Members must run meanwhile.
-func (m *Members) SpreadLeaders(ctx context.Context, groups ...[]string) error {
-	if m.Joined(ctx) != nil {
-		return nil // ctx has ended
-	}
-	nc, err := m.connect(ctx)
-	if err != nil || nc == nil {
-		return err
-	}
-	defer nc.Close()
+// keepLeadersSpread spreads the leaders of the members' own streams and of those
+// of the options until ctx ends. All nodes run it, and the first of the live ones
+// acts.
+func (m *Members) keepLeadersSpread(ctx context.Context, nc *nats.Conn) {
 	for ctx.Err() == nil {
 		pause(ctx, spreadInterval)
 		if live := m.Live(); !m.Fresh() || len(live) == 0 || live[0].Name != m.opts.Name {
 			continue
 		}
-		for _, group := range groups {
+		for _, group := range [][]string{m.Streams(), m.opts.Streams} {
 			moved, err := SpreadLeaders(ctx, nc, group)
 			if err != nil && ctx.Err() == nil {
 				m.opts.Logger.Debug("leaders of streams are not spread", "error", err)
@@ -41,7 +33,6 @@ func (m *Members) SpreadLeaders(ctx context.Context, groups ...[]string) error {
 			}
 		}
 	}
-	return nil
 }
 
 // SpreadLeaders moves leaders of the given streams from servers that lead more

@@ -21,6 +21,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/dispatch"
 	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/hub"
+	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 	"github.com/esh3artech/esh3ar/internal/presence"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -109,7 +110,7 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	p := &peers{committed: committed{shards: make(map[uint16]struct{}), wake: make(chan struct{}, 1)}}
 	if p.members, err = cluster.NewMembers(cluster.MembersOptions{
 		NATS: connect, Logger: n.log, Name: cfg.NodeName, Address: cfg.advertised(), Replicas: cfg.replicas(),
-		Roles: cfg.roles(), Load: n.memberLoad,
+		Roles: cfg.roles(), Load: n.memberLoad, Streams: jetstream.StreamNames(cfg.Shards),
 	}); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +21,7 @@ import (
 // clustered opens a log with three replicas on one of a cluster's servers.
 func clustered(t testing.TB, c *clustertest.Cluster, server int, o jetstream.Options) (*jetstream.Log, error) {
 	t.Helper()
-	o.Server, o.Logger, o.Replicas = c.Server(server), slog.New(slog.NewTextHandler(t.Output(), nil)), 3
+	o.Server, o.Logger, o.Replicas = c.Server(server), quiet(), 3
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	return jetstream.Open(ctx, o)
@@ -60,6 +59,7 @@ func removeStreams(t testing.TB, js natsjs.JetStream) {
 }
 
 func TestClusterConformance(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
 	c := clustertest.Start(t, 3, nil)
 	js := admin(t, c, 0)
 	opened := 0
@@ -100,6 +100,7 @@ const recovery = 10 * time.Second
 // Nothing that was acknowledged is lost or out of order, and appends go on
 // soon.
 func TestLeaderKilled(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
 	const shards = 3
 	c := clustertest.Start(t, 3, nil)
 	logs := make([]*jetstream.Log, 3)
@@ -281,6 +282,7 @@ func TestLeaderKilled(t *testing.T) {
 // is surely not stored, or may be, and is never acknowledged; the others go on,
 // and when the cut is healed so does the one.
 func TestMinority(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
 	c := clustertest.Start(t, 3, nil)
 	p := journal.Partition{}
 	logs := make([]*jetstream.Log, 3)

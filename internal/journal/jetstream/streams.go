@@ -38,6 +38,15 @@ func subject(p journal.Partition) string {
 	return subjectPrefix + strconv.Itoa(int(p.Shard)) + "." + strconv.Itoa(int(p.Tier))
 }
 
+// StreamNames returns the names of the streams of so many shards.
+func StreamNames(shards int) []string {
+	names := make([]string, shards)
+	for shard := range names {
+		names[shard] = streamName(shard)
+	}
+	return names
+}
+
 // openStreams finds or creates the stream of every shard.
 func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
 	var positions map[journal.Partition]uint64
