@@ -182,6 +182,7 @@ func BenchmarkAppendReplicated(b *testing.B) {
 					b.Fatal(err)
 				}
 				defer l.Close()
+				awaitStreams(b, l, shards)
 				slots := make(chan int, shards*inFlight)
 				for i := range cap(slots) {
 					slots <- i % shards

@@ -58,6 +58,26 @@ func removeStreams(t testing.TB, js natsjs.JetStream) {
 	}
 }
 
+// awaitStreams waits until the log's server has heard that the leaders of new
+// streams listen. Until then appends fail as unavailable, rightly, but not in the
+// suite's eyes.
+func awaitStreams(t testing.TB, l *jetstream.Log, shards int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for shard := range shards {
+		for {
+			_, err := l.Barrier(ctx, uint16(shard))
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, journal.ErrUnavailable) || ctx.Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestClusterConformance(t *testing.T) {
 	t.Parallel() // it waits for elections most of the time
 	c := clustertest.Start(t, 3, nil)
@@ -71,6 +91,7 @@ func TestClusterConformance(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			awaitStreams(t, l, o.Shards)
 			return l
 		}}
 	})
