@@ -98,6 +98,12 @@ type Options struct {
 	// Committed, if set, is told of each transaction of a shard that is stored, so that whoever follows its
 	// events can read them. It must not block.
 	Committed func(shard uint16)
+	// Barrier, if set, returns a sequence of the shard above that of everything that was acknowledged before
+	// the call. It is needed where Log.Last may be asked of a server that does not know yet that others go on
+	// without it.
+	Barrier func(ctx context.Context, shard uint16) (uint64, error)
+	// Connected, if set, says whether Log.Last can be believed. While it is not, nothing is said not to exist.
+	Connected func() bool
 	// Leases says which shards to own. By default all are.
 	Leases Leases
 	// Owned, if set, is told when a shard begins to be owned here and can be attached to, and when it ceases

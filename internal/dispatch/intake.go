@@ -53,7 +53,7 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 	var seenBefore uint64
 	for {
 		var err error
-		if seenBefore, err = in.s.d.opts.Log.Last(ctx, in.p); err == nil {
+		if seenBefore, err = in.end(ctx); err == nil {
 			break
 		}
 		if err := in.failed(ctx, "asking for the last entry", err, retry); err != nil {
@@ -82,6 +82,14 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 			return err
 		}
 	}
+}
+
+// end returns a sequence that no entry is above which an earlier owner may have seen.
+func (in *intake) end(ctx context.Context) (uint64, error) {
+	if barrier := in.s.d.opts.Barrier; barrier != nil {
+		return barrier(ctx, in.s.id)
+	}
+	return in.s.d.opts.Log.Last(ctx, in.p)
 }
 
 // open opens a reader of what is behind the position, however long it takes.

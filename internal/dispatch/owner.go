@@ -193,8 +193,14 @@ func (d *Dispatcher) storedUpTo(ctx context.Context, id uint16, limit time.Durat
 	}
 }
 
+// errNotConnected is why the journal's end is not known.
+var errNotConnected = errors.New("dispatch: the journal that is reached may not be the whole")
+
 // lastEntries returns the sequences of the last entries of a shard's tiers.
 func (d *Dispatcher) lastEntries(ctx context.Context, id uint16) (last [esh3ar.Tiers]uint64, err error) {
+	if d.opts.Connected != nil && !d.opts.Connected() {
+		return last, errNotConnected
+	}
 	for tier := range last {
 		if last[tier], err = d.opts.Log.Last(ctx, journal.Partition{Shard: id, Tier: uint8(tier)}); err != nil {
 			return last, err

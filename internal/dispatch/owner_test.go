@@ -2,14 +2,19 @@ package dispatch_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/dispatch"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/journal/memory"
+	"github.com/esh3artech/esh3ar/internal/store/sqlite"
 )
 
 // registry gives leases as the test says. It is the leases of several dispatchers, by name.
@@ -263,5 +268,59 @@ func TestQuestionsElsewhere(t *testing.T) {
 	ghost := n.message("client", "user", "never accepted")
 	if _, err := n.by["other"].Message(t.Context(), "client", ghost.ID); esh3ar.KindOf(err) != esh3ar.KindNotFound {
 		t.Errorf("a message that is not there: %v", err)
+	}
+}
+
+// Who takes a shard over looks up whatever an earlier owner may have seen, also if the journal's server says that
+// there is less of it; and while it may say so, nothing is said not to exist.
+func TestStaleJournal(t *testing.T) {
+	w := newWorld(t)
+	p := w.connect("user", true)
+	m := w.message("client", "user", "once")
+	w.accept(m)
+	w.await(m, esh3ar.StatusDelivered)
+	w.stop()
+	// The position is lost, and with it what tells that the message was seen, but for the rows.
+	w.forgetPositions()
+	var connected atomic.Bool
+	w.start(func(o *dispatch.Options) {
+		o.Log = staleLog{w.log}
+		o.Barrier = func(ctx context.Context, shard uint16) (uint64, error) { return 1 << 40, nil }
+		o.Connected = connected.Load
+	})
+	again := w.connect("user", true)
+	second := w.message("client", "user", "second")
+	w.accept(second)
+	w.next(again)
+	if got := again.texts(); !slices.Equal(got, []string{"second"}) {
+		t.Errorf("got %v after %v", got, p.texts())
+	}
+	ghost := w.message("client", "user", "never accepted")
+	if _, err := w.Message(t.Context(), "client", ghost.ID); esh3ar.KindOf(err) != esh3ar.KindUnavailable {
+		t.Errorf("while the journal's end is not known: %v", err)
+	}
+}
+
+// staleLog is a journal whose server does not know of what came lately.
+type staleLog struct{ *memory.Log }
+
+func (staleLog) Last(context.Context, journal.Partition) (uint64, error) { return 0, nil }
+
+// forgetPositions sets the stored positions back to the beginning.
+func (w *world) forgetPositions() {
+	w.t.Helper()
+	if err := w.store.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(w.t.Context(), "UPDATE shard SET position_gold = 0"); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.store, err = sqlite.Open(w.t.Context(), w.path, sqlite.Options{}); err != nil {
+		w.t.Fatal(err)
 	}
 }

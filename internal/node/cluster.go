@@ -130,7 +130,7 @@ func (n *Node) inCluster(o dispatch.Options) dispatch.Options {
 	if p == nil {
 		return o
 	}
-	o.Leases = p.leases
+	o.Leases, o.Barrier, o.Connected = p.leases, n.journal.Barrier, p.members.Fresh
 	o.Owned = func(shard uint16, owned bool) { p.router.Owned(shard, owned) }
 	o.Committed = func(shard uint16) {
 		n.notify.Committed(shard)
