@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -179,13 +180,22 @@ func allEntries(t *testing.T, l journal.Log, p journal.Partition) (all []journal
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	last, err := l.Last(ctx, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := l.Read(ctx, p, 0)
-	if err != nil {
-		t.Fatal(err)
+	var (
+		last uint64
+		r    journal.Reader
+	)
+	for {
+		// Servers that are electing who leads the stream say so.
+		var err error
+		if last, err = l.Last(ctx, p); err == nil {
+			r, err = l.Read(ctx, p, 0)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, journal.ErrUnavailable) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
 	}
 	defer r.Close()
 	for seq := uint64(0); seq < last; {
