@@ -45,7 +45,7 @@ func TestConformance(t *testing.T) {
 
 // TestConformanceWhileIndexing has the index of recipients merged behind almost every commit.
 func TestConformanceWhileIndexing(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return open(t, sqlite.Options{IndexRows: 7}) })
+	storetest.RunMessages(t, func(t *testing.T) store.Store { return open(t, sqlite.Options{IndexRows: 7}) })
 }
 
 // TestReopen finds everything again, indexed or not.

@@ -19,6 +19,19 @@ import (
 // called several times and the stores must not share anything.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	RunClients(t, open)
+	RunMessages(t, open)
+	run(t, open, []test{
+		{"Webhooks", testWebhooks},
+		{"WebhookLimit", testWebhookLimit},
+		{"WebhookProgress", testWebhookProgress},
+		{"WebhookHolders", testWebhookHolders},
+		{"WebhookLog", testWebhookLog},
+		{"WebhooksOfADeletedClient", testWebhooksOfADeletedClient},
+	})
+}
+
+// RunMessages runs the part of the suite that is about messages and their events.
+func RunMessages(t *testing.T, open func(t *testing.T) store.Store) {
 	run(t, open, []test{
 		{"Claim", testClaim},
 		{"ClaimsRace", testClaimsRace},
@@ -45,12 +58,6 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Events", testEvents},
 		{"EventsWhileWritten", testEventsWhileWritten},
 		{"Rejects", testRejects},
-		{"Webhooks", testWebhooks},
-		{"WebhookLimit", testWebhookLimit},
-		{"WebhookProgress", testWebhookProgress},
-		{"WebhookHolders", testWebhookHolders},
-		{"WebhookLog", testWebhookLog},
-		{"WebhooksOfADeletedClient", testWebhooksOfADeletedClient},
 		{"EventTime", testEventTime},
 		{"Prune", testPrune},
 		{"PruneAfterClockJumps", testPruneClock},
