@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"text/tabwriter"
+	"io"
 	"time"
 
 	"github.com/esh3artech/esh3ar/client"
@@ -30,29 +28,12 @@ func (c *auditCmd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	defer done()
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	out := json.NewEncoder(std.out)
-	listed := 0
-	q := client.AuditQuery{Client: c.Client, Actor: c.Actor, Action: c.Action, From: c.From, Until: c.Until}
-	for e, err := range admin.Audit(ctx, q) {
-		if err != nil {
-			return errors.Join(w.Flush(), err)
-		}
-		if c.Limit > 0 && listed == c.Limit {
-			fmt.Fprintf(std.err, "esh3ar: there are more than %d; see --limit\n", c.Limit)
-			break
-		}
-		if listed++; c.JSON {
-			if err := out.Encode(e); err != nil {
-				return err
-			}
-			continue
-		}
-		if listed == 1 {
-			fmt.Fprintln(w, "AT\tWHO\tFROM\tWHAT\tCLIENT\tOBJECT\tDETAIL")
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clock(e.At), terminal(e.Actor), terminal(e.Address), terminal(e.Action),
-			terminal(e.Client), terminal(e.Object), terminal(string(e.Detail)))
-	}
-	return w.Flush()
+	return list[client.AuditEntry]{
+		limit: c.Limit, json: c.JSON,
+		head: "AT\tWHO\tFROM\tWHAT\tCLIENT\tOBJECT\tDETAIL",
+		row: func(w io.Writer, e *client.AuditEntry) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clock(e.At), terminal(e.Actor), terminal(e.Address), terminal(e.Action),
+				terminal(e.Client), terminal(e.Object), terminal(string(e.Detail)))
+		},
+	}.print(std, admin.Audit(ctx, client.AuditQuery{Client: c.Client, Actor: c.Actor, Action: c.Action, From: c.From, Until: c.Until}))
 }

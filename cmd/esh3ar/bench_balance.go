@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -24,12 +23,7 @@ type benchBalanceCmd struct {
 
 // Run measures and prints.
 func (c *benchBalanceCmd) Run(ctx context.Context, std stdio) error {
-	progress := func(what string) { fmt.Fprintln(std.err, what) }
-	end := func() {}
-	if f, ok := std.err.(*os.File); ok && isTerminal(f) {
-		progress = func(what string) { fmt.Fprintf(f, "\r\x1b[K%s", what) }
-		end = func() { fmt.Fprint(f, "\r\x1b[K") }
-	}
+	progress, end := std.progress()
 	result, err := loadgen.BalanceRatio(ctx, loadgen.BalanceOptions{
 		Connections: c.Connections, Duration: c.Duration, Rounds: c.Rounds, Rate: c.Rate,
 		Bare: func(ctx context.Context) *exec.Cmd { return self(ctx, "bench", "bare") },

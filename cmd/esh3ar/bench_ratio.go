@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -26,12 +25,7 @@ type benchRatioCmd struct {
 
 // Run measures and prints.
 func (c *benchRatioCmd) Run(ctx context.Context, std stdio) error {
-	progress := func(what string) { fmt.Fprintln(std.err, what) }
-	end := func() {}
-	if f, ok := std.err.(*os.File); ok && isTerminal(f) {
-		progress = func(what string) { fmt.Fprintf(f, "\r\x1b[K%s", what) }
-		end = func() { fmt.Fprint(f, "\r\x1b[K") }
-	}
+	progress, end := std.progress()
 	ratios, err := loadgen.AcceptRatio(ctx, loadgen.RatioOptions{
 		Connections: c.Connections, Duration: c.Duration, Rounds: c.Rounds, Size: c.Size, Recipients: c.Recipients, Data: c.Data,
 		Serve: func(ctx context.Context, data, key, addrFile string) *exec.Cmd {

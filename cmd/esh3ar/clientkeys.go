@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/esh3artech/esh3ar"
@@ -39,31 +39,21 @@ func (c *keysListCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		out := json.NewEncoder(std.out)
-		for _, k := range keys {
-			if err := out.Encode(k); err != nil {
-				return err
+	return list[client.APIKey]{
+		json: c.JSON,
+		head: "ID\tNAME\tKEY\tSTATE\tSCOPES\tCREATED\tLAST USED\tENDS",
+		row: func(w io.Writer, k *client.APIKey) {
+			scopes, ends := strings.Join(k.Scopes, ","), k.ExpiresAt
+			if scopes == "" {
+				scopes = "all"
 			}
-		}
-		return nil
-	}
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	if len(keys) > 0 {
-		fmt.Fprintln(w, "ID\tNAME\tKEY\tSTATE\tSCOPES\tCREATED\tLAST USED\tENDS")
-	}
-	for _, k := range keys {
-		scopes, ends := strings.Join(k.Scopes, ","), k.ExpiresAt
-		if scopes == "" {
-			scopes = "all"
-		}
-		if !k.RevokedAt.IsZero() {
-			ends = k.RevokedAt
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, terminal(k.Name), terminal(k.Hint), k.Status, scopes,
-			clock(k.CreatedAt), clockOr(k.LastUsedAt, "never"), clockOr(ends, "-"))
-	}
-	return w.Flush()
+			if !k.RevokedAt.IsZero() {
+				ends = k.RevokedAt
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, terminal(k.Name), terminal(k.Hint), k.Status, scopes,
+				clock(k.CreatedAt), clockOr(k.LastUsedAt, "never"), clockOr(ends, "-"))
+		},
+	}.print(std, values(keys))
 }
 
 // clockOr shows a time, or something else for none.

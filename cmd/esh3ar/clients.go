@@ -84,27 +84,14 @@ func (c *clientsListCmd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	defer done()
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	out := json.NewEncoder(std.out)
-	first := true
-	for t, err := range admin.Tenants(ctx) {
-		if err != nil {
-			return errors.Join(w.Flush(), err)
-		}
-		if c.JSON {
-			if err := out.Encode(t); err != nil {
-				return err
-			}
-			continue
-		}
-		if first {
-			fmt.Fprintln(w, "ID\tNAME\tTIER\tRATE/S\tA DAY\tRECIPIENTS\tSTATE")
-		}
-		first = false
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, terminal(t.Name), t.Tier, limitText(int64(t.Rate)), limitText(t.DailyQuota),
-			terminal(anyText(t.Recipients)), stateText(&t))
-	}
-	return w.Flush()
+	return list[client.Tenant]{
+		json: c.JSON,
+		head: "ID\tNAME\tTIER\tRATE/S\tA DAY\tRECIPIENTS\tSTATE",
+		row: func(w io.Writer, t *client.Tenant) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, terminal(t.Name), t.Tier, limitText(int64(t.Rate)), limitText(t.DailyQuota),
+				terminal(anyText(t.Recipients)), stateText(t))
+		},
+	}.print(std, admin.Tenants(ctx))
 }
 
 func limitText(n int64) string {

@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"text/tabwriter"
+	"io"
 	"time"
 
 	"github.com/esh3artech/esh3ar/client"
@@ -50,29 +49,13 @@ func (c *dlqListCmd) Run(ctx context.Context, std stdio) error {
 }
 
 func (c *dlqListCmd) list(ctx context.Context, std stdio, api *client.Client) error {
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	out := json.NewEncoder(std.out)
-	listed := 0
-	for d, err := range api.DeadLetters(ctx, c.query()) {
-		if err != nil {
-			return errors.Join(w.Flush(), err)
-		}
-		if c.Limit > 0 && listed == c.Limit {
-			fmt.Fprintf(std.err, "esh3ar: there are more than %d; see --limit\n", c.Limit)
-			break
-		}
-		if listed++; c.JSON {
-			if err := out.Encode(d); err != nil {
-				return err
-			}
-			continue
-		}
-		if listed == 1 {
-			fmt.Fprintln(w, "ID\tTO\tTYPE\tATTEMPTS\tGIVEN UP\tREASON")
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, terminal(d.To), terminal(d.Type), d.Attempts, clock(d.UndeliveredAt), terminal(d.Reason))
-	}
-	return w.Flush()
+	return list[client.DeadLetter]{
+		limit: c.Limit, json: c.JSON,
+		head: "ID\tTO\tTYPE\tATTEMPTS\tGIVEN UP\tREASON",
+		row: func(w io.Writer, d *client.DeadLetter) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, terminal(d.To), terminal(d.Type), d.Attempts, clock(d.UndeliveredAt), terminal(d.Reason))
+		},
+	}.print(std, api.DeadLetters(ctx, c.query()))
 }
 
 // dlqShowCmd shows one dead letter.

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/esh3artech/esh3ar/client"
@@ -78,32 +77,17 @@ type webhooksListCmd struct {
 // Run prints the list.
 func (c *webhooksListCmd) Run(ctx context.Context, std stdio) error {
 	return c.with(ctx, func(ctx context.Context, api *client.Client) error {
-		list, err := api.Webhooks(ctx)
+		hooks, err := api.Webhooks(ctx)
 		if err != nil {
 			return err
 		}
-		if c.JSON {
-			out := json.NewEncoder(std.out)
-			for i := range list {
-				if err := out.Encode(list[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-		if len(list) > 0 {
-			fmt.Fprintln(w, "ID\tURL\tSTATE\tPARKED\tLAST SUCCESS\tDESCRIPTION")
-		}
-		for i := range list {
-			h := &list[i]
-			last := "-"
-			if !h.LastSuccessAt.IsZero() {
-				last = clock(h.LastSuccessAt)
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", h.ID, terminal(h.URL), webhookState(h), h.Parked, last, terminal(h.Description))
-		}
-		return w.Flush()
+		return list[client.Webhook]{
+			json: c.JSON,
+			head: "ID\tURL\tSTATE\tPARKED\tLAST SUCCESS\tDESCRIPTION",
+			row: func(w io.Writer, h *client.Webhook) {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", h.ID, terminal(h.URL), webhookState(h), h.Parked, clockOr(h.LastSuccessAt, "-"), terminal(h.Description))
+			},
+		}.print(std, values(hooks))
 	})
 }
 
@@ -274,27 +258,12 @@ type webhooksLogCmd struct {
 // Run prints it.
 func (c *webhooksLogCmd) Run(ctx context.Context, std stdio) error {
 	return c.with(ctx, func(ctx context.Context, api *client.Client) error {
-		w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-		out := json.NewEncoder(std.out)
-		shown := 0
-		for d, err := range api.WebhookDeliveries(ctx, c.ID, c.Outcome) {
-			if err != nil {
-				return errors.Join(w.Flush(), err)
-			}
-			if c.Limit > 0 && shown == c.Limit {
-				break
-			}
-			if shown++; c.JSON {
-				if err := out.Encode(d); err != nil {
-					return err
-				}
-				continue
-			}
-			if shown == 1 {
-				fmt.Fprintln(w, "AT\tWEBHOOK-ID\tEVENTS\tATTEMPT\tOUTCOME")
-			}
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", clock(d.At), terminal(d.WebhookID), d.EventCount, d.Attempt, deliveryLine(&d))
-		}
-		return w.Flush()
+		return list[client.WebhookDelivery]{
+			json: c.JSON,
+			head: "AT\tWEBHOOK-ID\tEVENTS\tATTEMPT\tOUTCOME",
+			row: func(w io.Writer, d *client.WebhookDelivery) {
+				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", clock(d.At), terminal(d.WebhookID), d.EventCount, d.Attempt, deliveryLine(d))
+			},
+		}.print(std, first(api.WebhookDeliveries(ctx, c.ID, c.Outcome), c.Limit))
 	})
 }
