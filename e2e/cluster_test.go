@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -134,40 +133,10 @@ func TestCluster(t *testing.T) {
 func clusterLoad(t *testing.T, c *nodes, disturb func(r *crashRun)) {
 	r := &crashRun{t: t, ledger: newLedger()}
 	r.serve(c.servers...)
-	ctx, endLoad := context.WithCancel(t.Context())
-	defer endLoad()
-	deviceCtx, endDevices := context.WithCancel(t.Context())
-	defer endDevices()
-	var senders, devices sync.WaitGroup
-	for i := range 4 {
-		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(3, uint64(i)))) })
-	}
-	for i := range crashRecipients - crashAway {
-		devices.Go(func() { r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(4, uint64(i)))) })
-	}
+	load := r.load(3, 4, nil)
 	disturb(r)
-	r.settling.Store(true)
-	r.serve(c.servers...)
-	endLoad()
-	senders.Wait()
-	s := c.servers[0]
-	if err := s.poll(90*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
-		t.Error(err)
-	}
-	for _, s := range c.servers {
-		r.checkStatuses(s)
-	}
-	endDevices()
-	devices.Wait()
-	a := r.ledger.close(crashIsAway)
+	a := load.finish(90*time.Second, c.servers...)
 	t.Log(a)
-	for i, fault := range a.faults {
-		if i == 20 {
-			t.Errorf("and %d more", len(a.faults)-i)
-			break
-		}
-		t.Error(fault)
-	}
 	if a.accepted < 100 || a.received == 0 || a.waiting == 0 {
 		t.Errorf("too little happened to prove anything: %s", a)
 	}

@@ -57,22 +57,8 @@ func TestCrash(t *testing.T) {
 	dice := rand.New(rand.NewPCG(seed, 0))
 
 	r := &crashRun{t: t, dir: t.TempDir(), ledger: newLedger()}
-	ctx, endLoad := context.WithCancel(t.Context())
-	defer endLoad()
-	var senders, devices sync.WaitGroup
-	for i := range crashSenders {
-		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(seed, uint64(1+i)))) })
-	}
-	deviceCtx, endDevices := context.WithCancel(t.Context())
-	defer endDevices()
-	for i := range crashRecipients - crashAway {
-		// Every third recipient has two devices.
-		for n := range 1 + (i%3)/2 {
-			devices.Go(func() {
-				r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(seed, uint64(1000+2*i+n))))
-			})
-		}
-	}
+	// Every third recipient has two devices.
+	load := r.load(seed, crashSenders, func(recipient int) int { return recipient % 3 / 2 })
 
 	before := 0
 	for n := range *crashes {
@@ -101,26 +87,8 @@ func TestCrash(t *testing.T) {
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
 	}
-	r.settling.Store(true)
-	r.serve(s)
-	endLoad()
-	senders.Wait()
-	if err := s.poll(90*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
-		t.Error(err)
-	}
-	r.checkStatuses(s)
-	endDevices()
-	devices.Wait()
-
-	a := r.ledger.close(crashIsAway)
+	a := load.finish(90*time.Second, s)
 	t.Logf("%d crashes: %s", before, a)
-	for i, fault := range a.faults {
-		if i == 20 {
-			t.Errorf("and %d more", len(a.faults)-i)
-			break
-		}
-		t.Error(fault)
-	}
 	if a.accepted < 10*before || a.waiting == 0 || a.received == 0 {
 		t.Errorf("too little happened to prove anything: %s", a)
 	}
@@ -140,6 +108,65 @@ type crashRun struct {
 	changed chan struct{} // closed when current changes
 
 	connections atomic.Int64
+}
+
+// crashLoad is a load that goes on: senders, with and without keys and in batches, and devices that come and go.
+type crashLoad struct {
+	r                      *crashRun
+	endSending, endDevices context.CancelFunc
+	senders, devices       sync.WaitGroup
+}
+
+// load begins a load with so many senders. Extra says how many devices a recipient has beside its first; nil for none.
+// It ends with the test, if finish is not called.
+func (r *crashRun) load(seed uint64, senders int, extra func(recipient int) int) *crashLoad {
+	l := &crashLoad{r: r}
+	var sending, attended context.Context
+	sending, l.endSending = context.WithCancel(r.t.Context())
+	attended, l.endDevices = context.WithCancel(r.t.Context())
+	for i := range senders {
+		l.senders.Go(func() { r.sender(sending, i, rand.New(rand.NewPCG(seed, uint64(1+i)))) })
+	}
+	for i := range crashRecipients - crashAway {
+		n := 1
+		if extra != nil {
+			n += extra(i)
+		}
+		for n := range n {
+			l.devices.Go(func() {
+				r.device(attended, crashRecipient(i), rand.New(rand.NewPCG(seed, uint64(1000+2*i+n))))
+			})
+		}
+	}
+	return l
+}
+
+// finish lets the senders finish what they have begun, waits so long until every accepted message has arrived, has
+// what each of the servers says checked, and accounts for everything.
+func (l *crashLoad) finish(limit time.Duration, servers ...*server) *account {
+	r := l.r
+	r.t.Helper()
+	r.settling.Store(true)
+	r.serve(servers...)
+	l.endSending()
+	l.senders.Wait()
+	if err := servers[0].poll(limit, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
+		r.t.Error(err)
+	}
+	for _, s := range servers {
+		r.checkStatuses(s)
+	}
+	l.endDevices()
+	l.devices.Wait()
+	a := r.ledger.close(crashIsAway)
+	for i, fault := range a.faults {
+		if i == 20 {
+			r.t.Errorf("and %d more", len(a.faults)-i)
+			break
+		}
+		r.t.Error(fault)
+	}
+	return a
 }
 
 // boot launches the server. Attempts are plenty: devices that vanish must not use a message's up.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -453,27 +452,11 @@ func BenchmarkEventLatency(b *testing.B) {
 	const (
 		perSecond = 5000
 		devices   = 200
-		every     = 10 * time.Millisecond
-		size      = perSecond * int(every) / int(time.Second)
 	)
 	asUsersRunIt(b)
 	s := start(b, b.TempDir())
 	a := s.api()
-	var acknowledged sync.Map // id → time.Time
-	for i := range devices {
-		var d *device
-		ready := make(chan struct{})
-		d, err := dial(s.url, token(b, fmt.Sprint("user", i), time.Hour), func(m delivery) {
-			<-ready
-			acknowledged.Store(m.ID, time.Now())
-			_ = d.acknowledge(m.ID) // an error shows as an event that never comes
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		close(ready)
-		b.Cleanup(d.hangUp)
-	}
+	acknowledged := s.notingDevices(b, devices)
 	f := a.watch(b, "")
 	b.ResetTimer()
 	var latencies []time.Duration
@@ -492,46 +475,10 @@ func BenchmarkEventLatency(b *testing.B) {
 			}
 		}
 	}()
-	senders := make(chan []outgoing, 64)
-	var sending sync.WaitGroup
-	for range 4 {
-		sender := s.api()
-		sending.Go(func() {
-			for batch := range senders {
-				if _, err := sender.sendBatch(context.Background(), batch); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	begun := time.Now()
-	tick := time.NewTicker(every)
-	for sent := 0; sent < b.N; {
-		<-tick.C
-		// What a late tick left out is made up for.
-		due := min(int(time.Since(begun).Seconds()*perSecond), b.N)
-		for sent < due {
-			batch := make([]outgoing, 0, size)
-			for ; len(batch) < size && sent < due; sent++ {
-				batch = append(batch, outgoing{To: fmt.Sprint("user", sent%devices), Content: "hello"})
-			}
-			senders <- batch
-		}
-	}
-	tick.Stop()
-	close(senders)
-	sending.Wait()
-	took := time.Since(begun)
+	took := s.sendPaced(b, perSecond, devices)
 	<-heard
 	b.StopTimer()
-	slices.Sort(latencies)
-	at := func(q float64) float64 {
-		return float64(latencies[int(q*float64(len(latencies)-1))]) / float64(time.Millisecond)
-	}
-	b.ReportMetric(at(0.5), "ms-p50")
-	b.ReportMetric(at(0.99), "ms-p99")
-	b.ReportMetric(at(1), "ms-max")
-	b.ReportMetric(float64(b.N)/took.Seconds(), "messages/s")
+	reportLatencies(b, latencies, took)
 	b.ReportMetric(0, "ns/op")
 	s.stop()
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,15 +115,6 @@ func benchmarkFlood(b *testing.B, recipients int, connected bool) {
 	sending.Wait()
 	f.end()
 	s.stop()
-}
-
-// quantile returns that quantile in milliseconds.
-func quantile(d []time.Duration, q float64) float64 {
-	if len(d) == 0 {
-		return 0
-	}
-	slices.Sort(d)
-	return float64(d[int(q*float64(len(d)-1))]) / float64(time.Millisecond)
 }
 
 // acking connects a device that acknowledges what it gets.

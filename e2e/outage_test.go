@@ -5,13 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -72,18 +70,7 @@ func databaseAway(t *testing.T, leave, comeBack func(*pgtest.Server) error) {
 	r.serve(s)
 	a := s.api()
 
-	// The load: senders, with and without keys and in batches, and devices that come and go.
-	ctx, endLoad := context.WithCancel(t.Context())
-	defer endLoad()
-	deviceCtx, endDevices := context.WithCancel(t.Context())
-	defer endDevices()
-	var senders, devices sync.WaitGroup
-	for i := range 4 {
-		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(7, uint64(i)))) })
-	}
-	for i := range crashRecipients - crashAway {
-		devices.Go(func() { r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(8, uint64(i)))) })
-	}
+	load := r.load(7, 4, nil)
 
 	live := newPhone(t, s, "live", false)
 	before := a.mustSend(t, outgoing{To: "live", Content: "before"})
@@ -191,22 +178,8 @@ func databaseAway(t *testing.T, leave, comeBack func(*pgtest.Server) error) {
 	_, err = stranger.send(t.Context(), outgoing{To: "live", Content: "who am I?"})
 	refused(t, "an unknown key afterwards", err, http.StatusUnauthorized, "api_key_unknown")
 
-	r.settling.Store(true)
-	endLoad()
-	senders.Wait()
-	if err := s.poll(60*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
-		t.Error(err)
-	}
 	// The messages of this test are not in the ledger; the others' statuses have to be right.
-	r.checkStatuses(s)
-	endDevices()
-	devices.Wait()
-	account := r.ledger.close(crashIsAway)
-	for i, fault := range account.faults {
-		if i < 20 {
-			t.Error(fault)
-		}
-	}
+	account := load.finish(60*time.Second, s)
 	// One delivery for each key, although every message was sent twice.
 	for n := 0; len(patient.got) > 0; n++ {
 		if m := <-patient.got; n >= len(keyed) || m.ID != keyed[n] {

@@ -6,14 +6,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -92,17 +90,7 @@ func storeSetBack(t *testing.T, dir string, backUp, restore func(), args ...stri
 		t.Fatal(err)
 	}
 	r.serve(s)
-	ctx, endLoad := context.WithCancel(t.Context())
-	defer endLoad()
-	deviceCtx, endDevices := context.WithCancel(t.Context())
-	defer endDevices()
-	var senders, devices sync.WaitGroup
-	for i := range 4 {
-		senders.Go(func() { r.sender(ctx, i, rand.New(rand.NewPCG(3, uint64(i)))) })
-	}
-	for i := range crashRecipients - crashAway {
-		devices.Go(func() { r.device(deviceCtx, crashRecipient(i), rand.New(rand.NewPCG(4, uint64(i)))) })
-	}
+	load := r.load(3, 4, nil)
 	grows := func(by int) {
 		t.Helper()
 		now := r.ledger.close(crashIsAway).accepted
@@ -121,23 +109,7 @@ func storeSetBack(t *testing.T, dir string, backUp, restore func(), args ...stri
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
 	}
-	r.settling.Store(true)
-	r.serve(s)
-	endLoad()
-	senders.Wait()
-	if err := s.poll(60*time.Second, "every accepted message to arrive", func() bool { return r.ledger.settled(crashIsAway) }); err != nil {
-		t.Error(err)
-	}
-	r.checkStatuses(s)
-	endDevices()
-	devices.Wait()
-	account := r.ledger.close(crashIsAway)
-	t.Logf("%d accepted before the copy, then: %s", atCopy, account)
-	for i, fault := range account.faults {
-		if i < 20 {
-			t.Error(fault)
-		}
-	}
+	t.Logf("%d accepted before the copy, then: %s", atCopy, load.finish(60*time.Second, s))
 	s.stop()
 }
 

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -226,28 +225,11 @@ func BenchmarkWebhookLatency(b *testing.B) {
 }
 
 func webhookLatency(b *testing.B, perSecond, batch int) {
-	const (
-		devices = 200
-		every   = 10 * time.Millisecond
-	)
+	const devices = 200
 	asUsersRunIt(b)
 	s := start(b, b.TempDir(), "--webhook-allow", "127.0.0.0/8")
 	a := s.api()
-	var acknowledged sync.Map // id → time.Time
-	for i := range devices {
-		var d *device
-		ready := make(chan struct{})
-		d, err := dial(s.url, token(b, fmt.Sprint("user", i), time.Hour), func(m delivery) {
-			<-ready
-			acknowledged.Store(m.ID, time.Now())
-			_ = d.acknowledge(m.ID) // an error shows as an event that never comes
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		close(ready)
-		b.Cleanup(d.hangUp)
-	}
+	acknowledged := s.notingDevices(b, devices)
 	var latencies []time.Duration
 	heard := make(chan struct{})
 	a.hooked(b, map[string]any{"types": []string{"message.delivered"}, "batch_max": batch}, nil, func(h happening) {
@@ -258,46 +240,10 @@ func webhookLatency(b *testing.B, perSecond, batch int) {
 		}
 	})
 	b.ResetTimer()
-	senders := make(chan []outgoing, 64)
-	var sending sync.WaitGroup
-	for range 4 {
-		sender := s.api()
-		sending.Go(func() {
-			for batch := range senders {
-				if _, err := sender.sendBatch(context.Background(), batch); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	begun := time.Now()
-	tick := time.NewTicker(every)
-	for sent := 0; sent < b.N; {
-		<-tick.C
-		// What a late tick left out is made up for.
-		due := min(int(time.Since(begun).Seconds()*float64(perSecond)), b.N)
-		for sent < due {
-			group := make([]outgoing, 0, 50)
-			for ; len(group) < 50 && sent < due; sent++ {
-				group = append(group, outgoing{To: fmt.Sprint("user", sent%devices), Content: "hello"})
-			}
-			senders <- group
-		}
-	}
-	tick.Stop()
-	close(senders)
-	sending.Wait()
-	took := time.Since(begun)
+	took := s.sendPaced(b, perSecond, devices)
 	<-heard
 	b.StopTimer()
-	slices.Sort(latencies)
-	at := func(q float64) float64 {
-		return float64(latencies[int(q*float64(len(latencies)-1))]) / float64(time.Millisecond)
-	}
-	b.ReportMetric(at(0.5), "ms-p50")
-	b.ReportMetric(at(0.99), "ms-p99")
-	b.ReportMetric(at(1), "ms-max")
-	b.ReportMetric(float64(b.N)/took.Seconds(), "messages/s")
+	reportLatencies(b, latencies, took)
 	b.ReportMetric(0, "ns/op")
 	s.stop()
 }
