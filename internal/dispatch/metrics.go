@@ -76,14 +76,8 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 	})
 	gauge("esh3ar_dispatch_processors", "Goroutines that run recipients.", func() float64 { return float64(d.procs.number()) })
 	reg.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_started_total", Help: "Processors started, because recipients waited for a turn."}, func() float64 {
-			started, _ := d.procs.counts()
-			return float64(started)
-		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_retired_total", Help: "Processors retired, because there was too little to do for so many."}, func() float64 {
-			_, retired := d.procs.counts()
-			return float64(retired)
-		}))
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_started_total", Help: "Processors started, because recipients waited for a turn."}, func() float64 { return float64(d.procs.started.Load()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_retired_total", Help: "Processors retired, because there was too little to do for so many."}, func() float64 { return float64(d.procs.retired.Load()) }))
 	gauge("esh3ar_shards_owned", "Shards that this node owns.", func() float64 { return float64(len(d.all())) })
 	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
 		n := 0

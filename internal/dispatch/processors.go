@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/delivery"
@@ -54,17 +55,14 @@ type processors struct {
 	scaler  scaler
 	running sync.WaitGroup
 
-	mu      sync.Mutex
-	n       int
-	started int
-	retired int
+	started, retired atomic.Int64 // over all time; the difference is there now
 }
 
 func newProcessors(d *Dispatcher) *processors {
 	return &processors{d: d, scaler: scaler{least: d.opts.LeastProcessors, most: d.opts.MostProcessors}}
 }
 
-// run starts and retires processors until ctx ends; then the least number of them is left.
+// run starts and retires processors until ctx ends. Those that there are then go on until wait.
 func (p *processors) run(ctx context.Context) {
 	for range p.scaler.least {
 		p.start()
@@ -94,33 +92,17 @@ func (p *processors) run(ctx context.Context) {
 func (p *processors) wait() { p.running.Wait() }
 
 func (p *processors) start() {
-	p.mu.Lock()
-	p.n++
-	p.started++
-	p.mu.Unlock()
+	p.started.Add(1)
 	p.running.Go(p.d.process)
 }
 
 func (p *processors) retire() {
-	p.mu.Lock()
-	p.n--
-	p.retired++
-	p.mu.Unlock()
+	p.retired.Add(1)
 	p.d.runq.retire()
 }
 
-func (p *processors) number() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.n
-}
-
-// counts returns how many were ever started and retired.
-func (p *processors) counts() (started, retired int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.started, p.retired
-}
+// number is how many there are, without those that were told to retire.
+func (p *processors) number() int { return int(p.started.Load() - p.retired.Load()) }
 
 // process runs recipients until the queue is closed, or one processor is to retire.
 func (d *Dispatcher) process() {
