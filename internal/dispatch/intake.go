@@ -180,7 +180,7 @@ func (in *intake) aside(msgs []*esh3ar.Message) []bool {
 		over  bool
 	)
 	for i, m := range msgs {
-		f := fair.Flow{Tier: m.Tier, Client: m.Client}
+		f := flowOf(m)
 		if i == 0 || f != last {
 			last, over = f, s.memory.over(f)
 		}

@@ -67,7 +67,7 @@ func (m *memory) charge(c *charge, msgs []*esh3ar.Message) {
 	}
 	each := c.bytes / int64(len(msgs))
 	for _, x := range msgs {
-		f := fair.Flow{Tier: x.Tier, Client: x.Client}
+		f := flowOf(x)
 		if n := len(c.parts); n == 0 || c.parts[n-1].flow != f {
 			c.parts = append(c.parts, part{flow: f})
 		}

@@ -156,7 +156,7 @@ func (r *recipient) run(flow fair.Flow, out []delivery.Effect) ([]delivery.Effec
 	r.running = false
 	r.mailbox.drop(len(events))
 	if !r.mailbox.empty() {
-		s.d.runq.push(wish{r, r.mailbox.first(1)[0].flow()})
+		s.d.runq.push(r.mailbox.first(1)[0].wish(r))
 		return out, cost
 	}
 	if r.core.Idle() {
@@ -168,13 +168,17 @@ func (r *recipient) run(flow fair.Flow, out []delivery.Effect) ([]delivery.Effec
 	return out, cost
 }
 
-// flow is in whose turn the event is to be handled, nil if that is nobody's in particular.
-func (e *event) flow() *fair.Flow {
+// wish asks for a turn of the recipient to handle the event, in the flow of a message that comes, else in whichever
+// the recipient was last in.
+func (e *event) wish(r *recipient) wish {
 	if e.kind != evArrive {
-		return nil
+		return wish{r: r, same: true}
 	}
-	return &fair.Flow{Tier: e.item.Message.Tier, Client: e.item.Message.Client}
+	return wish{r: r, flow: flowOf(e.item.Message)}
 }
+
+// flowOf is whose message it is, as far as turns and shares go.
+func flowOf(m *esh3ar.Message) fair.Flow { return fair.Flow{Tier: m.Tier, Client: m.Client} }
 
 func (r *recipient) apply(e *event, now time.Time, out []delivery.Effect) []delivery.Effect {
 	switch e.kind {

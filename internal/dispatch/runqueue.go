@@ -40,10 +40,11 @@ type turn struct {
 	fair fair.Turn
 }
 
-// wish asks for a recipient's turn. A nil flow means the one that it was last in.
+// wish asks for a recipient's turn, in a flow or in the same that it was last in.
 type wish struct {
 	r    *recipient
-	flow *fair.Flow
+	flow fair.Flow
+	same bool
 }
 
 func newRunQueue(w fair.Weights) *runQueue {
@@ -59,9 +60,9 @@ func (q *runQueue) push(ws ...wish) {
 	came := 0
 	for _, w := range ws {
 		at := &w.r.stand
-		flow := at.flow
-		if w.flow != nil {
-			flow = *w.flow
+		flow := w.flow
+		if w.same {
+			flow = at.flow
 		}
 		switch {
 		case at.place == 0:

@@ -12,7 +12,6 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
-	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -116,7 +115,7 @@ func (s *shard) post(name string, e event) bool {
 	running := r.running
 	s.mu.Unlock()
 	if !running {
-		s.d.runq.push(wish{r, e.flow()})
+		s.d.runq.push(e.wish(r))
 	}
 	return true
 }
@@ -155,7 +154,6 @@ func (s *shard) online(msgs []*esh3ar.Message) []bool {
 // arrive brings new messages to their recipients, in order.
 func (s *shard) arrive(items []*delivery.Item) {
 	run := make([]wish, 0, len(items))
-	flow := new(fair.Flow)
 	s.mu.Lock()
 	for _, it := range items {
 		s.ord++
@@ -165,10 +163,7 @@ func (s *shard) arrive(items []*delivery.Item) {
 		if r.running {
 			continue
 		}
-		if flow.Client != it.Message.Client || flow.Tier != it.Message.Tier {
-			flow = &fair.Flow{Tier: it.Message.Tier, Client: it.Message.Client} // mostly one for all
-		}
-		run = append(run, wish{r, flow})
+		run = append(run, wish{r: r, flow: flowOf(it.Message)})
 	}
 	s.mu.Unlock()
 	if len(run) > 0 {
@@ -193,7 +188,7 @@ func (s *shard) postAll(e event) {
 	for _, r := range s.recipients {
 		s.add(r, e)
 		if !r.running {
-			run = append(run, wish{r: r})
+			run = append(run, wish{r: r, same: true})
 		}
 	}
 	s.mu.Unlock()
