@@ -126,10 +126,11 @@ func TestSetAside(t *testing.T) {
 	flood := w.burst("flood", 4000, recipients)
 	for chunk := range slices.Chunk(flood, 100) {
 		w.accept(chunk...)
+		w.accept(w.message("quiet", "other", "quiet"))
 	}
-	quiet := w.message("quiet", "other", "quiet")
-	w.accept(quiet)
-	w.next(other)
+	for range len(flood) / 100 {
+		w.next(other)
+	}
 	w.stored(flood, esh3ar.StatusDelivered)
 	if n := metric(t, metrics, "esh3ar_messages_set_aside_total"); n == 0 {
 		t.Error("nothing was set aside")

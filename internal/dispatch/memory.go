@@ -103,11 +103,12 @@ func (m *memory) free(charges []*charge) {
 func (m *memory) crowded() bool { return m.used.Load() > m.limit/2 }
 
 // over reports whether the flow has more than its fair share in memory: half of the limit, divided among all
-// that have anything there. The other half is for who comes next.
+// that have anything there. The other half is for who comes next. Who is alone is in nobody's way, and would only
+// be delivered at a third of the speed.
 func (m *memory) over(f fair.Flow) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.flows[f] > m.limit/2/int64(max(1, len(m.flows)))
+	return len(m.flows) > 1 && m.flows[f] > m.limit/2/int64(len(m.flows))
 }
 
 // tightness returns how short of memory the process is, from 0 to delivery.Tight.
