@@ -67,6 +67,7 @@ type NodeFigures struct {
 	Recipients      int64   `json:"recipients_in_memory"`     // with a connection or with messages in memory
 	StoreQueue      int64   `json:"store_queue"`              // changes that wait for the store
 	Unstored        int64   `json:"journal_unstored_entries"` // read, and not all of it stored
+	LagSeconds      float64 `json:"lag_seconds"`              // how long ago what is being read of the journal was accepted; 0 if all is read
 	StoreBreaker    string  `json:"store_breaker"`            // closed, trying or open
 	WebhookBreakers int64   `json:"webhook_breakers_open"`
 	CPU             float64 `json:"cpu"` // processors in use

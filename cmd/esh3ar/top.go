@@ -26,8 +26,8 @@ type topCmd struct {
 func (c *topCmd) Help() string {
 	return `Any node answers for all. FREE is the share of its capacity to accept; ACCEPTED, DELIVERED and REFUSED are
 messages a second; DURABLE, ROUTED and STORED are mean times until a message is durable, from then until it is handed to a
-device, and of a transaction of the store. QUEUE is recipients that wait for a turn, UNSTORED journal entries that are
-read and not stored. Below stands what is not as it should be, and what to do.`
+device, and of a transaction of the store. QUEUE is recipients that wait for a turn, LAG how far the reading of the
+journal is behind, UNSTORED journal entries that are read and not stored. Below stands what is not as it should be, and what to do.`
 }
 
 // Run shows it until ctx ends, or once.
@@ -98,7 +98,7 @@ func showOverview(out io.Writer, o *client.Overview) error {
 	}
 	fmt.Fprintf(out, "%s  %s  %d shards  %s\n\n", name, terminal(o.Status), o.Shards, clock(o.At))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "NODE\tSTATUS\tSHARDS\tFREE\tACCEPTED\tDELIVERED\tREFUSED\tDURABLE\tROUTED\tSTORED\tDEVICES\tQUEUE\tUNSTORED\tBREAKER\tCPU\tMEMORY\t")
+	fmt.Fprintln(w, "NODE\tSTATUS\tSHARDS\tFREE\tACCEPTED\tDELIVERED\tREFUSED\tDURABLE\tROUTED\tSTORED\tDEVICES\tQUEUE\tLAG\tUNSTORED\tBREAKER\tCPU\tMEMORY\t")
 	var all client.NodeFigures
 	for _, n := range o.Nodes {
 		status := n.Status
@@ -106,21 +106,22 @@ func showOverview(out io.Writer, o *client.Overview) error {
 			status = "draining"
 		}
 		f := &n.Figures
-		fmt.Fprintf(w, "%s\t%s\t%d\t%.0f%%\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%.2f\t%s\t\n", nodeTitle(&n), terminal(status), len(n.Shards), 100*n.Free,
+		fmt.Fprintf(w, "%s\t%s\t%d\t%.0f%%\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%s\t%.2f\t%s\t\n", nodeTitle(&n), terminal(status), len(n.Shards), 100*n.Free,
 			perSecond(f.Accepted), perSecond(f.Delivered), perSecond(f.Refused), meanTime(f.AcceptSeconds), meanTime(f.RouteSeconds), meanTime(f.CommitSeconds),
-			f.Devices, f.DispatchQueue, f.Unstored, terminal(f.StoreBreaker), f.CPU, mebibytes(f.MemoryBytes))
+			f.Devices, f.DispatchQueue, meanTime(f.LagSeconds), f.Unstored, terminal(f.StoreBreaker), f.CPU, mebibytes(f.MemoryBytes))
 		all.Accepted += f.Accepted
 		all.Delivered += f.Delivered
 		all.Refused += f.Refused
 		all.Devices += f.Devices
 		all.DispatchQueue += f.DispatchQueue
+		all.LagSeconds = max(all.LagSeconds, f.LagSeconds)
 		all.Unstored += f.Unstored
 		all.CPU += f.CPU
 		all.MemoryBytes += f.MemoryBytes
 	}
 	if len(o.Nodes) > 1 {
-		fmt.Fprintf(w, "all\t\t%d\t\t%s\t%s\t%s\t\t\t\t%d\t%d\t%d\t\t%.2f\t%s\t\n", o.Shards-len(o.Unowned),
-			perSecond(all.Accepted), perSecond(all.Delivered), perSecond(all.Refused), all.Devices, all.DispatchQueue, all.Unstored, all.CPU, mebibytes(all.MemoryBytes))
+		fmt.Fprintf(w, "all\t\t%d\t\t%s\t%s\t%s\t\t\t\t%d\t%d\t%s\t%d\t\t%.2f\t%s\t\n", o.Shards-len(o.Unowned),
+			perSecond(all.Accepted), perSecond(all.Delivered), perSecond(all.Refused), all.Devices, all.DispatchQueue, meanTime(all.LagSeconds), all.Unstored, all.CPU, mebibytes(all.MemoryBytes))
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -21,6 +21,7 @@ type intake struct {
 	tier   esh3ar.Tier
 	dedupe *dedupe
 	gap    *gap
+	lag    *lag
 }
 
 // entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
@@ -41,7 +42,7 @@ type charge struct {
 }
 
 func newIntake(s *shard, tier esh3ar.Tier, d *dedupe) *intake {
-	in := &intake{s: s, p: journal.Partition{Shard: s.id, Tier: uint8(tier)}, tier: tier, dedupe: d}
+	in := &intake{s: s, p: journal.Partition{Shard: s.id, Tier: uint8(tier)}, tier: tier, dedupe: d, lag: &s.lags[tier]}
 	in.gap = newGap(in)
 	return in
 }
@@ -73,10 +74,12 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		if err := in.gap.wait(ctx); err != nil {
 			return err
 		}
+		in.lag.wait(in.s.d.opts.Now())
 		e, err := in.next(ctx, reader, retry)
 		if err != nil {
 			return err
 		}
+		in.lag.took(e.Time)
 		last = len(e.Data)
 		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
 			return err

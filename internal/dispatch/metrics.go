@@ -78,6 +78,9 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 	reg.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_started_total", Help: "Processors started, because recipients waited for a turn."}, func() float64 { return float64(d.procs.started.Load()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "esh3ar_dispatch_processors_retired_total", Help: "Processors retired, because there was too little to do for so many."}, func() float64 { return float64(d.procs.retired.Load()) }))
+	gauge("esh3ar_journal_lag_seconds", "How long ago the journal entry was accepted that is being read, 0 if all are read; the greatest of the shards owned.", func() float64 {
+		return d.lag().Seconds()
+	})
 	gauge("esh3ar_shards_owned", "Shards that this node owns.", func() float64 { return float64(len(d.all())) })
 	gauge("esh3ar_store_queue_depth", "Changes that wait for the store.", func() float64 {
 		n := 0

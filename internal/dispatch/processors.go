@@ -14,6 +14,8 @@ const (
 	scaleEvery = 20 * time.Millisecond
 	// crowd is how many recipients may wait for each processor before there are too few of them.
 	crowd = 8
+	// late is how far the reading may be behind while more recipients wait than there are processors.
+	late = 100 * time.Millisecond
 	// crowdFor is how many looks in a row they must be too few before one more is started: a burst that is
 	// worked off in a moment needs none.
 	crowdFor = 3
@@ -28,10 +30,11 @@ type scaler struct {
 	short, calm int // looks in a row with too few, and with one to spare
 }
 
-// step returns by how much to change the number of processors: one more, one less, or none.
-func (s *scaler) step(waiting, processors int) int {
+// step returns by how much to change the number of processors: one more, one less, or none. Lag is how far the reading
+// of the journal is behind.
+func (s *scaler) step(waiting int, lag time.Duration, processors int) int {
 	switch {
-	case waiting > crowd*processors:
+	case waiting > crowd*processors, waiting > processors && lag > late:
 		s.short, s.calm = s.short+1, 0
 	case waiting < processors:
 		s.short, s.calm = 0, s.calm+1
@@ -79,7 +82,7 @@ func (p *processors) run(ctx context.Context) {
 		if p.d.behind() {
 			waiting = p.number() // what they wait for is the connections, which more processors would not help
 		}
-		switch p.scaler.step(waiting, p.number()) {
+		switch p.scaler.step(waiting, p.d.lag(), p.number()) {
 		case 1:
 			p.start()
 		case -1:

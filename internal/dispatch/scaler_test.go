@@ -1,13 +1,17 @@
 package dispatch
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestScaler(t *testing.T) {
 	s := scaler{least: 2, most: 4}
 	n := 2
+	var lag time.Duration
 	run := func(looks, waiting int) {
 		for range looks {
-			n += s.step(waiting, n)
+			n += s.step(waiting, lag, n)
 		}
 	}
 	run(crowdFor-1, 1000)
@@ -37,5 +41,19 @@ func TestScaler(t *testing.T) {
 	run(10*calmFor, 0)
 	if n != 2 {
 		t.Errorf("%d processors after a long calm, at least 2", n)
+	}
+
+	run(10*crowdFor, 2*n)
+	if n != 2 {
+		t.Errorf("%d processors, though few waited", n)
+	}
+	lag = late + 1
+	run(crowdFor, 2*n)
+	if n != 3 {
+		t.Errorf("%d processors, though the reading is behind", n)
+	}
+	run(10*crowdFor, n)
+	if n != 3 {
+		t.Errorf("%d processors, though none waited: something else holds the reading up", n)
 	}
 }

@@ -28,6 +28,7 @@ type shard struct {
 	// recipients and waits for the commit, and must not bring a row that the other has just changed. A
 	// scan takes all of scanLooks.
 	looks *semaphore.Weighted
+	lags  [esh3ar.Tiers]lag // of its intakes
 
 	mu         sync.Mutex
 	recipients map[string]*recipient

@@ -37,6 +37,9 @@ type Figures struct {
 	StoreQueue    int64 `json:"store_queue"`
 	Unstored      int64 `json:"journal_unstored_entries"`
 
+	// Lag is how long ago what is being read of the journal was accepted, in seconds: 0 if all is read.
+	Lag float64 `json:"lag_seconds"`
+
 	// StoreBreaker is the store's circuit breaker: closed, trying or open. WebhookBreakers is how many endpoints'
 	// are not closed.
 	StoreBreaker    string `json:"store_breaker"`
@@ -113,7 +116,7 @@ func (r reading) figures(before reading) Figures {
 		Devices: now("esh3ar_devices_connected"), EventStreams: now("esh3ar_event_streams"),
 		DispatchQueue: now("esh3ar_dispatch_queue_depth"), Processors: now("esh3ar_dispatch_processors"),
 		Recipients: now("esh3ar_recipients_in_memory"), StoreQueue: now("esh3ar_store_queue_depth"),
-		Unstored: now("esh3ar_journal_unstored_entries"), StoreBreaker: breaker,
+		Unstored: now("esh3ar_journal_unstored_entries"), Lag: r.values["esh3ar_journal_lag_seconds"], StoreBreaker: breaker,
 		WebhookBreakers: now("esh3ar_webhook_breakers_open"),
 		CPU:             rate("process_cpu_seconds_total"), Memory: now("process_resident_memory_bytes"),
 	}
