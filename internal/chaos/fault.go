@@ -382,6 +382,9 @@ func (f doubleAcknowledgements) Heal(context.Context) error {
 }
 
 // clockJump sets the clock that the server takes for the machine's, by hours in either direction.
+// startForJump is how long the clock waits for a server that is starting.
+const startForJump = 10 * time.Second
+
 type clockJump struct {
 	named
 	*lab
@@ -396,7 +399,15 @@ func newClockJump(l *lab, dice *rand.Rand) Fault {
 	return clockJump{"clock-jump", l, by.Round(time.Second)}
 }
 
-func (f clockJump) Inject(context.Context) error {
+// Inject waits until the server is there: a start that a fault before it has put off would take the wrong time for
+// the right one.
+func (f clockJump) Inject(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startForJump)
+	defer cancel()
+	if err := f.server.up(ctx); err != nil {
+		f.say("         the server is not there: its clock is left alone")
+		return nil
+	}
 	f.say("         by %s", f.by)
 	return f.setClock(f.by)
 }
