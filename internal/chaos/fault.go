@@ -381,10 +381,10 @@ func (f doubleAcknowledgements) Heal(context.Context) error {
 	return nil
 }
 
-// clockJump sets the clock that the server takes for the machine's, by hours in either direction.
 // startForJump is how long the clock waits for a server that is starting.
 const startForJump = 10 * time.Second
 
+// clockJump sets the clock that the server takes for the machine's, by hours in either direction.
 type clockJump struct {
 	named
 	*lab
