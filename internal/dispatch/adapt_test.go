@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -56,7 +57,10 @@ func TestSharesFollowThePattern(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
 	metrics := prometheus.NewRegistry()
-	w.start(func(o *dispatch.Options) { o.LeastProcessors, o.MostProcessors, o.Metrics = 1, 1, metrics })
+	w.start(func(o *dispatch.Options) {
+		o.LeastProcessors, o.MostProcessors, o.Metrics = 1, 1, metrics
+		o.Params.Settle = time.Hour // no turns but those of messages
+	})
 	const most = 400 // recipients of one client
 	device := new(served)
 	attached := make(map[string]bool)
