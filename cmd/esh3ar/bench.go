@@ -30,6 +30,7 @@ type benchCmd struct {
 // benchLoadCmd is the load from business clients and mobile users.
 type benchLoadCmd struct {
 	remote
+	Nodes      []string      `name:"node" placeholder:"URL" help:"Base URLs of further nodes of the same cluster. Clients and devices are spread over all."`
 	JWTSecret  string        `name:"jwt-secret" env:"ESH3AR_JWT_SECRET" placeholder:"SECRET" help:"Sign device tokens with this secret. Without it the server mints them."`
 	Clients    uint32        `default:"100" help:"Business clients, each with a connection of its own."`
 	Recipients uint32        `default:"100" help:"Recipients."`
@@ -37,6 +38,7 @@ type benchLoadCmd struct {
 	Client     string        `name:"device-client" enum:"go,minimal" default:"go" help:"What devices connect with: the Go SignalR client, or a reader that costs least and shares no code with the server (${enum})."`
 	Offline    float64       `default:"0" placeholder:"SHARE" help:"The share of recipients, from 0 to 1, that connect only when everything is sent."`
 	Rate       float64       `default:"0" help:"Messages a second of all clients together, on a schedule that does not wait for answers. 0 means as many as are answered."`
+	Idle       time.Duration `default:"0s" help:"How long all are connected before anything is sent. Then the servers' memory is measured."`
 	Duration   time.Duration `default:"10s" help:"How long to measure."`
 	Warmup     time.Duration `default:"2s" help:"How long to send before that."`
 	Settle     time.Duration `default:"10s" help:"How long nothing may arrive before what is missing counts as lost."`
@@ -61,11 +63,11 @@ func (c *benchLoadCmd) Run(ctx context.Context, std stdio) error {
 		defer d.end()
 	}
 	report, err := loadgen.Run(ctx, loadgen.Options{
-		Target: loadgen.Target{URL: c.URL, APIKey: c.Key, JWTSecret: c.JWTSecret},
+		Target: loadgen.Target{URL: c.URL, APIKey: c.Key, JWTSecret: c.JWTSecret}, Nodes: c.Nodes,
 		Work: loadgen.Workload{
 			Clients: c.Clients, Recipients: c.Recipients, Size: c.Size, Batch: c.Batch, Keys: c.Keys, Rate: c.Rate, Retry: c.Retry,
 		},
-		Devices: c.Devices, Client: loadgen.DeviceClient(c.Client), Offline: c.Offline, Warmup: c.Warmup, Duration: c.Duration, Settle: c.Settle,
+		Devices: c.Devices, Client: loadgen.DeviceClient(c.Client), Offline: c.Offline, Idle: c.Idle, Warmup: c.Warmup, Duration: c.Duration, Settle: c.Settle,
 		Worker: benchWorker, Progress: progress, Ledgers: c.Ledgers,
 	})
 	if err != nil {
@@ -162,7 +164,7 @@ func (d *display) show(p loadgen.Progress) {
 		fmt.Fprintf(&b, " of %.0f s", p.Total.Seconds())
 	}
 	switch p.Phase {
-	case "connecting":
+	case "connecting", "idling":
 		fmt.Fprintf(&b, ": %d clients, %d devices", p.Clients.Connected, p.Devices.Connected)
 	default:
 		fmt.Fprintf(&b, ": accepted %d (%.0f/s), received %d (%.0f/s), on the way %d",
@@ -222,6 +224,10 @@ func printReport(out io.Writer, r *loadgen.Report) error {
 	}
 	row("generator", fmt.Sprintf("%.0f µs of CPU a message to send, %.0f µs to receive (%s client, %d KiB a device)",
 		r.Cost.Send, r.Cost.Receive, r.Client, r.Cost.Device>>10))
+	if m := r.Memory; m.Unused > 0 && m.Connected > 0 {
+		row("server memory", fmt.Sprintf("%d MiB before, %d MiB with all connected: %.1f KiB a device",
+			m.Unused>>20, m.Connected>>20, float64(m.Connected-m.Unused)/1024/float64(max(m.Devices, 1))))
+	}
 	row("settled in", fmt.Sprintf("%.1f s", r.Settled))
 	verdict := "kept every promise"
 	if !r.Verdict.OK() {

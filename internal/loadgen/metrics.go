@@ -19,8 +19,30 @@ type samples map[string]float64
 // maxMetrics bounds a page of metrics.
 const maxMetrics = 16 << 20
 
-// scrape reads the server's metrics.
-func scrape(ctx context.Context, t Target) (samples, error) {
+// scrape reads the metrics of servers, and adds them up. One that does not tell its own makes it fail.
+func scrape(ctx context.Context, servers []Target) (samples, error) {
+	all := make(samples)
+	for _, t := range servers {
+		one, err := scrapeOne(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		for name, v := range one {
+			all[name] += v
+		}
+	}
+	return all, nil
+}
+
+// memoryOf returns the resident memory of the servers in bytes, 0 if it is not known.
+func memoryOf(s samples, err error) int64 {
+	if err != nil {
+		return 0
+	}
+	return int64(s["process_resident_memory_bytes"])
+}
+
+func scrapeOne(ctx context.Context, t Target) (samples, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(t.URL, "/")+"/metrics", nil)

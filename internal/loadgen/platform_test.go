@@ -96,10 +96,21 @@ func startPlatform(t *testing.T, f faults) *platform {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		fmt.Fprintf(w, "# TYPE x histogram\nx_seconds_bucket{le=\"0.5\"} %d\nx_seconds_bucket{le=\"+Inf\"} %d\nx_seconds_count %d\n", p.n, p.n, p.n)
+		devices := 0
+		for _, b := range p.boxes {
+			devices += len(b.conns)
+		}
+		fmt.Fprintf(w, "process_resident_memory_bytes %d\n", platformMemory+devices*deviceMemory)
 	})
 	p.url = serve(t, mux, srv)
 	return p
 }
+
+// What the platform says it takes, and for each device.
+const (
+	platformMemory = 1 << 20
+	deviceMemory   = 1 << 10
+)
 
 // serve serves until the test's end, hubs included, and returns the URL.
 func serve(t testing.TB, mux *http.ServeMux, srv *signalr.Server) string {

@@ -308,7 +308,7 @@ func (c *comparison) burst(ctx context.Context, n int, url string) (RatioRound, 
 
 // progressOf returns how many messages the server has accepted and how many of them it has stored.
 func progressOf(ctx context.Context, t Target) (accepted, stored float64, err error) {
-	s, err := scrape(ctx, t)
+	s, err := scrapeOne(ctx, t)
 	if err != nil {
 		return 0, 0, err
 	}

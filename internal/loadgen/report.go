@@ -24,7 +24,17 @@ type Report struct {
 	Clients ClientStats   `json:"clients"`
 	Phones  DeviceStats   `json:"device_counts"`
 	Cost    Cost          `json:"generator_cost"`
+	Memory  ServerMemory  `json:"server_memory"`
 	Stages  []StageReport `json:"server_stages,omitempty"`
+}
+
+// ServerMemory is what the servers' processes had resident in all, in bytes, as they tell; 0 where they do not.
+type ServerMemory struct {
+	// Unused is before the first connection, Connected when clients and devices, so many, were connected and had been
+	// idle for Options.Idle.
+	Unused    int64 `json:"unused_bytes"`
+	Connected int64 `json:"connected_bytes"`
+	Devices   int64 `json:"devices"`
 }
 
 // Cost is what the generator took from the machine that it shares with the server, from the start of

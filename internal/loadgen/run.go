@@ -23,6 +23,9 @@ import (
 // Options says what Run does.
 type Options struct {
 	Target Target
+	// Nodes are the base URLs of further servers that are one system with Target. Clients and devices are spread
+	// over all.
+	Nodes []string
 	// Work is the workload; Run fills in its Run.
 	Work Workload
 	// Devices is how many devices each recipient has; 0 means 1.
@@ -31,6 +34,9 @@ type Options struct {
 	Client DeviceClient
 	// Offline is the share of recipients, from 0 to 1, that connect only when all is sent.
 	Offline float64
+	// Idle is how long all devices are connected before anything is sent. In the end of it the servers' memory is
+	// measured.
+	Idle time.Duration
 	// Warmup comes before Duration and is not measured.
 	Warmup, Duration time.Duration
 	// Settle is how long the run waits at the end without anything new arriving before it takes
@@ -46,7 +52,7 @@ type Options struct {
 
 // Progress is how far a run is.
 type Progress struct {
-	// Phase is what the run does: connecting, sending, settling or accounting.
+	// Phase is what the run does: connecting, idling, sending, settling or accounting.
 	Phase   string
 	Elapsed time.Duration // of the phase
 	Total   time.Duration // of the phase, 0 where that is open
@@ -64,7 +70,7 @@ func (o *Options) validate() error {
 		return errors.New("the rate is negative")
 	case o.Offline < 0 || o.Offline > 1:
 		return errors.New("the share of offline recipients lies between 0 and 1")
-	case o.Duration <= 0 || o.Warmup < 0 || o.Settle <= 0:
+	case o.Duration <= 0 || o.Warmup < 0 || o.Idle < 0 || o.Settle <= 0:
 		return errors.New("the duration and the settle time must be positive")
 	case o.Devices < 0:
 		return errors.New("the number of devices is negative")
@@ -93,6 +99,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	unused := memoryOf(scrape(ctx, o.targets()))
 	jobs, err := o.plan(dir)
 	if err != nil {
 		return nil, err
@@ -107,7 +114,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, fmt.Errorf("starting a worker process: %w", err)
 		}
 	}
-	report, err := r.drive(ctx)
+	report, err := r.drive(ctx, unused)
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // and whatever broke over it
 	}
@@ -176,16 +183,20 @@ func (o *Options) plan(dir string) ([]job, error) {
 		return nil, fmt.Errorf("a process may have %d files open here, which is too few; raise it with ulimit -n", files)
 	}
 	var jobs []job
+	targets := o.targets()
 	add := func(j job) {
-		j.Target, j.Work = o.Target, o.Work
+		j.Target, j.Work = targets[len(jobs)%len(targets)], o.Work
 		j.Ledger = filepath.Join(dir, fmt.Sprintf("worker-%d-%08x.ledger", len(jobs), o.Work.Run))
 		jobs = append(jobs, j)
 	}
-	for first, n := range spans(o.Work.Recipients, room/per) {
+	// Each process has one server, so there are at least as many.
+	servers := uint32(len(targets))
+	most := func(n, most uint32) uint32 { return max(min(most, (n+servers-1)/servers), 1) }
+	for first, n := range spans(o.Work.Recipients, most(o.Work.Recipients, room/per)) {
 		online := n - uint32(float64(n)*o.Offline+0.5)
 		add(job{Audience: &Audience{First: first, N: n, Devices: per, Client: o.Client}, Online: int(online * per)})
 	}
-	for first, n := range spans(o.Work.Clients, room) {
+	for first, n := range spans(o.Work.Clients, most(o.Work.Clients, room)) {
 		add(job{First: first, Clients: n})
 	}
 	// One local address has ports for one process's connections. On Linux all of 127/8 is local.
@@ -195,6 +206,17 @@ func (o *Options) plan(dir string) ([]job, error) {
 		}
 	}
 	return jobs, nil
+}
+
+// targets are all servers.
+func (o *Options) targets() []Target {
+	all := []Target{o.Target}
+	for _, node := range o.Nodes {
+		t := o.Target
+		t.URL = node
+		all = append(all, t)
+	}
+	return all
 }
 
 func isLoopback(host string) bool {
@@ -430,8 +452,8 @@ func (r *run) tell(g func(*process) bool, o order) error {
 	return nil
 }
 
-// drive leads the workers through the run.
-func (r *run) drive(ctx context.Context) (*Report, error) {
+// drive leads the workers through the run. Unused is the servers' memory before it, 0 if it is not known.
+func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 	isReady := func(times int) func(*process) bool {
 		return func(w *process) bool { return w.ready >= times }
 	}
@@ -439,7 +461,14 @@ func (r *run) drive(ctx context.Context) (*Report, error) {
 	if err := r.await(ctx, func() bool { return r.every(anyone, isReady(1)) }); err != nil {
 		return nil, err
 	}
-	before, stagesErr := scrape(ctx, r.Target)
+	if r.Idle > 0 {
+		r.enter("idling", r.Idle)
+		if !pause(ctx, r.Idle) {
+			return nil, ctx.Err()
+		}
+	}
+	before, stagesErr := scrape(ctx, r.targets())
+	memory := ServerMemory{Unused: unused, Connected: memoryOf(before, stagesErr), Devices: r.progress().Devices.Connected}
 
 	const headStart = 200 * time.Millisecond // for the order to reach everybody
 	start := time.Now().Add(headStart)
@@ -455,7 +484,7 @@ func (r *run) drive(ctx context.Context) (*Report, error) {
 	elapsed := max(time.Since(sched.Measure), r.Duration)
 	var stages []StageReport
 	if stagesErr == nil {
-		if after, err := scrape(ctx, r.Target); err == nil {
+		if after, err := scrape(ctx, r.targets()); err == nil {
 			stages = after.since(before)
 		}
 	}
@@ -485,7 +514,7 @@ func (r *run) drive(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report.Settled, report.Stages = settled.Seconds(), stages
+	report.Settled, report.Stages, report.Memory = settled.Seconds(), stages, memory
 	return report, nil
 }
 

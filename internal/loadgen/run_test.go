@@ -2,8 +2,10 @@ package loadgen
 
 import (
 	"context"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +65,9 @@ func TestRunFindsPromisesKept(t *testing.T) {
 			if r.Accept.Count == 0 || r.Accept.Count > r.Clients.Measured || r.Rate <= 0 || r.Total.Count == 0 ||
 				r.Receive.Count != r.Total.Count || r.Receive.Max <= 0 || r.Receive.P50 > r.Total.Max {
 				t.Errorf("latencies: %+v %+v %+v, rate %f", r.Accept, r.Receive, r.Total, r.Rate)
+			}
+			if m := r.Memory; m.Devices < r.Devices/2 || m != (ServerMemory{Unused: platformMemory, Connected: platformMemory + m.Devices*deviceMemory, Devices: m.Devices}) {
+				t.Errorf("memory: %+v", m)
 			}
 			if len(r.Stages) != 1 || r.Stages[0].Name != "x" || r.Stages[0].P50 != Milliseconds(500*time.Millisecond) {
 				t.Errorf("stages: %+v", r.Stages)
@@ -183,6 +188,37 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	})
 	if err == nil || ctx.Err() == nil {
 		t.Errorf("error %v, want the context's", err)
+	}
+}
+
+// Each server of a cluster gets its share of the clients and of the devices.
+func TestPlanSpreadsOverNodes(t *testing.T) {
+	o := Options{
+		Target: Target{URL: "http://127.0.0.1:8080", APIKey: "key"}, Nodes: []string{"http://127.0.0.1:8081", "http://127.0.0.1:8082"},
+		Work: Workload{Clients: 10, Recipients: 301},
+	}
+	jobs, err := o.plan(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, clients := map[string]uint32{}, map[string]uint32{}
+	for _, j := range jobs {
+		if j.Target.APIKey != "key" {
+			t.Errorf("a job without the key: %+v", j.Target)
+		}
+		clients[j.Target.URL] += j.Clients
+		if a := j.Audience; a != nil {
+			devices[j.Target.URL] += a.N
+		}
+	}
+	if len(devices) != 3 || len(clients) != 3 {
+		t.Errorf("devices at %v, clients at %v", devices, clients)
+	}
+	for _, of := range []map[string]uint32{devices, clients} {
+		least, most := slices.Min(slices.Collect(maps.Values(of))), slices.Max(slices.Collect(maps.Values(of)))
+		if most-least > 1 {
+			t.Errorf("uneven: %v", of)
+		}
 	}
 }
 
