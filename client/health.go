@@ -47,7 +47,15 @@ type Node struct {
 	InFlight int64   `json:"in_flight"`
 	Limit    int64   `json:"limit"`
 
-	Figures NodeFigures `json:"figures"`
+	Figures  NodeFigures  `json:"figures"`
+	Capacity NodeCapacity `json:"capacity"`
+}
+
+// NodeCapacity is what a node's figures are to be compared with.
+type NodeCapacity struct {
+	Processors    float64 `json:"processors"`             // that it may use at a time
+	Connections   int64   `json:"connections"`            // that may be open
+	AcceptSeconds float64 `json:"accept_latency_seconds"` // that making a message durable should take at most
 }
 
 // NodeFigures are what a node has to do and how it gets on, over the last two seconds. Times are means, 0 when there
@@ -60,6 +68,7 @@ type NodeFigures struct {
 	RouteSeconds    float64 `json:"route_seconds"`   // from then until it is handed to a connection
 	DeliverSeconds  float64 `json:"deliver_seconds"` // until a device acknowledges it
 	CommitSeconds   float64 `json:"commit_seconds"`  // of a transaction of the store
+	Connections     int64   `json:"connections"`     // open, of any kind
 	Devices         int64   `json:"devices"`
 	EventStreams    int64   `json:"event_streams"`
 	DispatchQueue   int64   `json:"dispatch_queue"`           // recipients that wait for a processor or have one

@@ -25,6 +25,9 @@ type Figures struct {
 	Deliver float64 `json:"deliver_seconds"`
 	Commit  float64 `json:"commit_seconds"`
 
+	// Connections are open, of any kind.
+	Connections int64 `json:"connections"`
+
 	// Devices are connected, EventStreams open.
 	Devices      int64 `json:"devices"`
 	EventStreams int64 `json:"event_streams"`
@@ -113,7 +116,7 @@ func (r reading) figures(before reading) Figures {
 		Delivered: times("esh3ar_accept_to_delivered_seconds") / passed,
 		Accept:    mean("esh3ar_accept_seconds"), Route: mean("esh3ar_accept_to_route_seconds"),
 		Deliver: mean("esh3ar_accept_to_delivered_seconds"), Commit: mean("esh3ar_store_commit_seconds"),
-		Devices: now("esh3ar_devices_connected"), EventStreams: now("esh3ar_event_streams"),
+		Connections: now("esh3ar_connections"), Devices: now("esh3ar_devices_connected"), EventStreams: now("esh3ar_event_streams"),
 		DispatchQueue: now("esh3ar_dispatch_queue_depth"), Processors: now("esh3ar_dispatch_processors"),
 		Recipients: now("esh3ar_recipients_in_memory"), StoreQueue: now("esh3ar_store_queue_depth"),
 		Unstored: now("esh3ar_journal_unstored_entries"), Lag: r.values["esh3ar_journal_lag_seconds"], StoreBreaker: breaker,
@@ -144,7 +147,7 @@ func (h *Health) Run(ctx context.Context) error {
 func (h *Health) tell(r Report, f Figures) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.told = Told{Status: r.Status, Checks: r.Checks, Figures: f}
+	h.told = Told{Status: r.Status, Checks: r.Checks, Figures: f, Capacity: h.told.Capacity}
 }
 
 // Told is what a node tells of itself to the others and to the operator.
@@ -154,6 +157,25 @@ type Told struct {
 	Status  Status            `json:"status"`
 	Checks  map[string]Result `json:"checks"`
 	Figures Figures           `json:"figures"`
+	// Capacity is what the figures are to be compared with.
+	Capacity Capacity `json:"capacity"`
+}
+
+// Capacity is how much of something a node can do. It is the same from a node's start to its end.
+type Capacity struct {
+	// Processors is how many the process may use at a time, with a fraction where a control group allows one.
+	Processors float64 `json:"processors"`
+	// Connections is how many may be open.
+	Connections int64 `json:"connections"`
+	// AcceptLatency is how long it should take at most to make a message durable, on average, in seconds.
+	AcceptLatency float64 `json:"accept_latency_seconds"`
+}
+
+// TellCapacity has Told tell the capacity.
+func (h *Health) TellCapacity(c Capacity) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.told.Capacity = c
 }
 
 // Told returns how this node is: its load as of now, its checks and figures as Run found them last. It does not

@@ -28,7 +28,10 @@ func TestToldFigures(t *testing.T) {
 		delivered := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "esh3ar_accept_to_delivered_seconds"}, []string{"tier"})
 		queue := prometheus.NewGauge(prometheus.GaugeOpts{Name: "esh3ar_store_queue_depth"})
 		breaker := prometheus.NewGauge(prometheus.GaugeOpts{Name: "esh3ar_breaker_open"})
-		h.Registry().MustRegister(accepted, took, delivered, queue, breaker)
+		connections := prometheus.NewGauge(prometheus.GaugeOpts{Name: "esh3ar_connections"})
+		h.Registry().MustRegister(accepted, took, delivered, queue, breaker, connections)
+		capacity := health.Capacity{Processors: 1.5, Connections: 100, AcceptLatency: 0.1}
+		h.TellCapacity(capacity)
 		fault := make(chan error, 1)
 		fault <- nil
 		h.Add("store", func(context.Context) error {
@@ -56,6 +59,7 @@ func TestToldFigures(t *testing.T) {
 		delivered.WithLabelValues("bronze").Observe(1.5)
 		queue.Set(7)
 		breaker.Set(0.5)
+		connections.Set(3)
 		<-fault
 		fault <- esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable", "it is away")
 		time.Sleep(2 * time.Second) // of the bubble
@@ -63,8 +67,11 @@ func TestToldFigures(t *testing.T) {
 		told := h.Told()
 		f := told.Figures
 		near := func(got, want float64) bool { return math.Abs(got-want) < 1e-9 }
-		if !near(f.Accepted, 20) || !near(f.Accept, 0.020) || !near(f.Delivered, 1) || !near(f.Deliver, 1) || f.StoreQueue != 7 || f.StoreBreaker != "trying" {
+		if !near(f.Accepted, 20) || !near(f.Accept, 0.020) || !near(f.Delivered, 1) || !near(f.Deliver, 1) || f.StoreQueue != 7 || f.Connections != 3 || f.StoreBreaker != "trying" {
 			t.Errorf("figures %+v", f)
+		}
+		if told.Capacity != capacity {
+			t.Errorf("capacity %+v", told.Capacity)
 		}
 		if f.Memory == 0 {
 			t.Error("the process takes no memory")

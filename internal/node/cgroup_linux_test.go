@@ -34,3 +34,31 @@ func TestCgroupMemory(t *testing.T) {
 		})
 	}
 }
+
+func TestCgroupProcessors(t *testing.T) {
+	for name, test := range map[string]struct {
+		membership string
+		files      map[string]string
+		want       float64
+	}{
+		"version 2":     {"0::/a\n", map[string]string{"/sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5},
+		"none":          {"0::/\n", map[string]string{"/sys/fs/cgroup/cpu.max": "max 100000\n"}, 0},
+		"the least":     {"0::/a/b\n", map[string]string{"/sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "/sys/fs/cgroup/a/cpu.max": "50000 100000\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}, 0.5},
+		"version 1":     {"3:cpu,cpuacct:/x\n", map[string]string{"/sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "25000\n", "/sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n"}, 0.25},
+		"none in 1":     {"3:cpu,cpuacct:/\n", map[string]string{"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 0},
+		"another group": {"4:cpuset:/x\n", map[string]string{"/sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "1\n"}, 0},
+		"unreadable":    {"0::/x\n", nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := processorsOf([]byte(test.membership), func(path string) ([]byte, error) {
+				if text, ok := test.files[path]; ok {
+					return []byte(text), nil
+				}
+				return nil, fs.ErrNotExist
+			})
+			if got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}

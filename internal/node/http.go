@@ -48,7 +48,9 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		l.Close()
 		return err
 	}
-	n.listener = trusted.Listener(netutil.LimitListener(l, most), n.cfg.HeaderTimeout)
+	n.health.TellCapacity(n.capacity(most))
+	limited := countConnections(netutil.LimitListener(l, most), n.health.Registry())
+	n.listener = trusted.Listener(limited, n.cfg.HeaderTimeout)
 	n.front = ingest.NewFront(api, n.listener, ingest.FrontOptions{
 		HeaderTimeout: n.cfg.HeaderTimeout, BodyTimeout: n.cfg.BodyTimeout, IdleTimeout: n.cfg.IdleTimeout,
 		Trusted: trusted, Metrics: n.health.Registry(),
