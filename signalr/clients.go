@@ -3,6 +3,7 @@ package signalr
 import (
 	"context"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -107,6 +108,14 @@ func (r *registry) get(id string) (*Conn, bool) {
 	defer p.mu.RUnlock()
 	c, ok := p.conns[id]
 	return c, ok
+}
+
+// snapshot returns the connections of one part.
+func (r *registry) snapshot(part int) []*Conn {
+	p := &r.parts[part]
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.Collect(maps.Values(p.conns))
 }
 
 func (r *registry) len() int {

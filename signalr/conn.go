@@ -65,7 +65,8 @@ type Conn struct {
 	born       int64      // server clock
 	place      wheelPlace // guarded by wheel.mu
 	kind       Transport
-	stateful   bool // negotiated
+	negotiated bool
+	stateful   bool // as negotiated
 
 	binary    atomic.Bool  // the protocol is, once the handshake was
 	busy      atomic.Bool  // received data is being handled
@@ -149,6 +150,13 @@ func (c *Conn) Query() url.Values {
 
 // RemoteAddr is the client's address as the HTTP server saw it.
 func (c *Conn) RemoteAddr() string { return c.remoteAddr }
+
+// Negotiated tells whether the client negotiated before it connected. One that
+// did follows a redirect when it reconnects.
+func (c *Conn) Negotiated() bool { return c.negotiated }
+
+// Age is the time since the client connected.
+func (c *Conn) Age() time.Duration { return time.Duration(c.hub.server.now() - c.born) }
 
 // Transport tells how the connection is carried.
 func (c *Conn) Transport() Transport { return c.kind }

@@ -147,8 +147,8 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, identity Identity)
 		if kind != WebSockets {
 			return errIDRequired
 		}
-		if h.server.isDraining() {
-			return errDraining
+		if err := h.admit(r); err != nil {
+			return err
 		}
 		id := rand.Text()
 		return h.open(w, r, h.newConn(id, id, identity, WebSockets))
@@ -158,7 +158,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, identity Identity)
 			return errOtherUser
 		}
 		c := h.newConn(n.id, n.token, identity, kind)
-		c.stateful = n.stateful && kind == WebSockets
+		c.negotiated, c.stateful = true, n.stateful && kind == WebSockets
 		return h.open(w, r, c)
 	}
 	c := h.find(token)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/esh3artech/esh3ar/signalr"
@@ -197,5 +198,71 @@ func TestMaxConnections(t *testing.T) {
 	}
 	if n := negotiate(t, f.url, "", nil); n.Status != 503 || n.Header.Get("Retry-After") == "" {
 		t.Errorf("one negotiation too many: %d", n.Status)
+	}
+}
+
+// Admit keeps new connections away, negotiated or not; those that negotiated before, and redirects, are not its business.
+func TestAdmit(t *testing.T) {
+	var closed, away atomic.Bool
+	target := start(t, signalr.HubOptions{}, echoHub)
+	f := start(t, signalr.HubOptions{
+		Admit: func(*http.Request) error {
+			if closed.Load() {
+				return &signalr.HTTPError{Status: http.StatusServiceUnavailable, Message: "elsewhere"}
+			}
+			return nil
+		},
+		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
+			if away.Load() {
+				return signalr.Redirect{URL: target.url}, nil
+			}
+			return signalr.Redirect{}, nil
+		},
+	}, echoHub)
+	f.dial(t, client.Options{}, nil)
+	f.dial(t, client.Options{SkipNegotiation: true}, nil)
+	negotiated := 0
+	for c := range f.hub.Connections() {
+		if c.Negotiated() {
+			negotiated++
+		}
+		if c.Age() < 0 || c.Age() > patience {
+			t.Errorf("a connection of %s", c.Age())
+		}
+	}
+	if n := f.hub.Len(); negotiated != 1 || n != 2 {
+		t.Errorf("%d of %d connections negotiated, want 1 of 2", negotiated, n)
+	}
+
+	closed.Store(true)
+	for _, skip := range []bool{false, true} {
+		c, err := client.New(f.url, client.Options{SkipNegotiation: skip, Reconnect: client.NoReconnect})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(testContext(t)); err == nil || !strings.Contains(err.Error(), "503") {
+			t.Errorf("skipping the negotiation %t: %v, want 503", skip, err)
+		}
+		_ = c.Close()
+	}
+	away.Store(true)
+	f.dial(t, client.Options{}, nil)
+	if here, there := f.hub.Len(), target.hub.Len(); here != 2 || there != 1 {
+		t.Errorf("%d connections here and %d there, want 2 and 1", here, there)
+	}
+}
+
+// A server that drains still says where its clients may go.
+func TestRedirectWhileDraining(t *testing.T) {
+	target := start(t, signalr.HubOptions{}, echoHub)
+	f := start(t, signalr.HubOptions{
+		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) { return signalr.Redirect{URL: target.url}, nil },
+	}, echoHub)
+	if err := f.server.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.dial(t, client.Options{}, nil)
+	if n := target.hub.Len(); n != 1 {
+		t.Errorf("%d connections at the other server, want 1", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -27,7 +28,15 @@ type HubOptions struct {
 
 	// Redirect may send a client elsewhere at negotiate; it runs after
 	// Authenticate. An empty URL means no redirect.
+	// It also runs while the server drains, so that clients which come back
+	// to it can be sent to one that stays.
 	Redirect func(r *http.Request, id Identity) (Redirect, error)
+
+	// Admit may refuse a client that wants a new connection, with an
+	// *[HTTPError]: at negotiate, after Redirect, and at a connect without a
+	// negotiation. Who has negotiated gets its connection. nil means that
+	// everyone is admitted.
+	Admit func(r *http.Request) error
 
 	// OnConnected runs after the handshake, before any invocation of the
 	// connection is handled. An error closes the connection; a *[HubError]
@@ -250,6 +259,20 @@ func (h *Hub) method(target []byte) *method {
 
 // Conn returns the open connection with that id.
 func (h *Hub) Conn(id string) (*Conn, bool) { return h.clients.get(id) }
+
+// Connections returns the open connections, in no order. Connections that open
+// or end meanwhile may be among them or not.
+func (h *Hub) Connections() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		for i := range h.clients.parts {
+			for _, c := range h.clients.snapshot(i) {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // Len returns the number of open connections.
 func (h *Hub) Len() int { return h.clients.len() }

@@ -72,9 +72,6 @@ func (h *Hub) negotiate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if h.server.isDraining() {
-		return errDraining
-	}
 	if h.opts.Redirect != nil {
 		to, err := h.opts.Redirect(r, identity)
 		if err != nil {
@@ -83,6 +80,9 @@ func (h *Hub) negotiate(w http.ResponseWriter, r *http.Request) error {
 		if to.URL != "" {
 			return writeNegotiation(w, &negotiateResponse{URL: to.URL, AccessToken: to.AccessToken})
 		}
+	}
+	if err := h.admit(r); err != nil {
+		return err
 	}
 	resp := &negotiateResponse{AvailableTransports: h.availableTransports()}
 	if text := query(r, "negotiateVersion"); text != "" {
@@ -108,6 +108,17 @@ func (h *Hub) negotiate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeNegotiation(w, resp)
+}
+
+// admit says why a client gets no new connection, if it does not.
+func (h *Hub) admit(r *http.Request) error {
+	if h.server.isDraining() {
+		return errDraining
+	}
+	if h.opts.Admit != nil {
+		return h.opts.Admit(r)
+	}
+	return nil
 }
 
 func writeNegotiation(w http.ResponseWriter, resp *negotiateResponse) error {
