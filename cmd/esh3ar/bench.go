@@ -224,8 +224,11 @@ func printReport(out io.Writer, r *loadgen.Report) error {
 	}
 	row("generator", fmt.Sprintf("%.0f µs of CPU a message to send, %.0f µs to receive (%s client, %d KiB a device)",
 		r.Cost.Send, r.Cost.Receive, r.Client, r.Cost.Device>>10))
-	if m := r.Memory; m.Unused > 0 && m.Connected > 0 {
-		row("server memory", fmt.Sprintf("%d MiB before, %d MiB with all connected: %.1f KiB a device",
+	if r.Server.CPU > 0 {
+		row("server's CPU", fmt.Sprintf("%.0f µs a message", r.Server.CPU))
+	}
+	if m := r.Server; m.Unused > 0 && m.Connected > 0 {
+		row("server's memory", fmt.Sprintf("%d MiB before, %d MiB with all connected: %.1f KiB a device",
 			m.Unused>>20, m.Connected>>20, float64(m.Connected-m.Unused)/1024/float64(max(m.Devices, 1))))
 	}
 	row("settled in", fmt.Sprintf("%.1f s", r.Settled))

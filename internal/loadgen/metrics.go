@@ -34,6 +34,18 @@ func scrape(ctx context.Context, servers []Target) (samples, error) {
 	return all, nil
 }
 
+// cpuOf returns the processor time of the servers for each message that they accepted between two samples, in
+// microseconds, 0 if it is not known.
+func cpuOf(before, after samples) float64 {
+	accepted, _ := after.sum("esh3ar_messages_accepted_total")
+	earlier, _ := before.sum("esh3ar_messages_accepted_total")
+	if accepted <= earlier {
+		return 0
+	}
+	const cpu = "process_cpu_seconds_total"
+	return max(after[cpu]-before[cpu], 0) * 1e6 / (accepted - earlier)
+}
+
 // memoryOf returns the resident memory of the servers in bytes, 0 if it is not known.
 func memoryOf(s samples, err error) int64 {
 	if err != nil {

@@ -101,15 +101,17 @@ func startPlatform(t *testing.T, f faults) *platform {
 			devices += len(b.conns)
 		}
 		fmt.Fprintf(w, "process_resident_memory_bytes %d\n", platformMemory+devices*deviceMemory)
+		fmt.Fprintf(w, "esh3ar_messages_accepted_total %d\nprocess_cpu_seconds_total %f\n", p.n, float64(p.n)*platformCPU/1e6)
 	})
 	p.url = serve(t, mux, srv)
 	return p
 }
 
-// What the platform says it takes, and for each device.
+// What the platform says it takes, for each device and, in microseconds, for each message.
 const (
 	platformMemory = 1 << 20
 	deviceMemory   = 1 << 10
+	platformCPU    = 1_000_000
 )
 
 // serve serves until the test's end, hubs included, and returns the URL.

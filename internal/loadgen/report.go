@@ -24,13 +24,16 @@ type Report struct {
 	Clients ClientStats   `json:"clients"`
 	Phones  DeviceStats   `json:"device_counts"`
 	Cost    Cost          `json:"generator_cost"`
-	Memory  ServerMemory  `json:"server_memory"`
+	Server  ServerCost    `json:"server_cost"`
 	Stages  []StageReport `json:"server_stages,omitempty"`
 }
 
-// ServerMemory is what the servers' processes had resident in all, in bytes, as they tell; 0 where they do not.
-type ServerMemory struct {
-	// Unused is before the first connection, Connected when clients and devices, so many, were connected and had been
+// ServerCost is what the servers' processes took in all, as they tell; 0 where they do not.
+type ServerCost struct {
+	// CPU is the processor time for an accepted message, in microseconds, from the start of the warm-up to the end
+	// of sending. A database's is not in it.
+	CPU float64 `json:"cpu_us"`
+	// Unused is the resident memory before the first connection, Connected when clients and devices, so many, were connected and had been
 	// idle for Options.Idle.
 	Unused    int64 `json:"unused_bytes"`
 	Connected int64 `json:"connected_bytes"`

@@ -165,10 +165,10 @@ func StatusOf(t Target) (status func(context.Context, esh3ar.ID) (esh3ar.Status,
 }
 
 // The connections of one process. Beside the limit of open files, the ports of one local address are
-// some 28,000 on Linux.
+// some 28,000 on Linux, of which some versions give connections to one server only every other.
 const (
 	spareFiles     = 200
-	maxConnections = 24_000
+	maxConnections = 12_000
 )
 
 // plan spreads the work over processes.
@@ -189,9 +189,13 @@ func (o *Options) plan(dir string) ([]job, error) {
 		j.Ledger = filepath.Join(dir, fmt.Sprintf("worker-%d-%08x.ledger", len(jobs), o.Work.Run))
 		jobs = append(jobs, j)
 	}
-	// Each process has one server, so there are at least as many.
+	// Each process has one server, so that there are as many for each.
 	servers := uint32(len(targets))
-	most := func(n, most uint32) uint32 { return max(min(most, (n+servers-1)/servers), 1) }
+	most := func(n, room uint32) uint32 {
+		n = max((n+servers-1)/servers, 1)
+		processes := (n + room - 1) / room
+		return (n + processes - 1) / processes
+	}
 	for first, n := range spans(o.Work.Recipients, most(o.Work.Recipients, room/per)) {
 		online := n - uint32(float64(n)*o.Offline+0.5)
 		add(job{Audience: &Audience{First: first, N: n, Devices: per, Client: o.Client}, Online: int(online * per)})
@@ -468,7 +472,7 @@ func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 		}
 	}
 	before, stagesErr := scrape(ctx, r.targets())
-	memory := ServerMemory{Unused: unused, Connected: memoryOf(before, stagesErr), Devices: r.progress().Devices.Connected}
+	cost := ServerCost{Unused: unused, Connected: memoryOf(before, stagesErr), Devices: r.progress().Devices.Connected}
 
 	const headStart = 200 * time.Millisecond // for the order to reach everybody
 	start := time.Now().Add(headStart)
@@ -485,7 +489,7 @@ func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 	var stages []StageReport
 	if stagesErr == nil {
 		if after, err := scrape(ctx, r.targets()); err == nil {
-			stages = after.since(before)
+			stages, cost.CPU = after.since(before), cpuOf(before, after)
 		}
 	}
 
@@ -514,7 +518,7 @@ func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report.Settled, report.Stages, report.Memory = settled.Seconds(), stages, memory
+	report.Settled, report.Stages, report.Server = settled.Seconds(), stages, cost
 	return report, nil
 }
 

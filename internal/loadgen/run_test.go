@@ -66,8 +66,10 @@ func TestRunFindsPromisesKept(t *testing.T) {
 				r.Receive.Count != r.Total.Count || r.Receive.Max <= 0 || r.Receive.P50 > r.Total.Max {
 				t.Errorf("latencies: %+v %+v %+v, rate %f", r.Accept, r.Receive, r.Total, r.Rate)
 			}
-			if m := r.Memory; m.Devices < r.Devices/2 || m != (ServerMemory{Unused: platformMemory, Connected: platformMemory + m.Devices*deviceMemory, Devices: m.Devices}) {
-				t.Errorf("memory: %+v", m)
+			if c := r.Server; c.Devices < r.Devices/2 || c != (ServerCost{
+				CPU: platformCPU, Unused: platformMemory, Connected: platformMemory + c.Devices*deviceMemory, Devices: c.Devices,
+			}) {
+				t.Errorf("server: %+v", c)
 			}
 			if len(r.Stages) != 1 || r.Stages[0].Name != "x" || r.Stages[0].P50 != Milliseconds(500*time.Millisecond) {
 				t.Errorf("stages: %+v", r.Stages)
