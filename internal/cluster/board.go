@@ -56,6 +56,9 @@ type board struct {
 	cfg  jetstream.KeyValueConfig
 	log  *slog.Logger
 
+	// observed: the bucket is of others, and neither made nor changed.
+	observed bool
+
 	// apply gets every change, in order, and after the watch began anew the
 	// last value of every key again.
 	apply func(boardEntry)
@@ -107,6 +110,9 @@ func (b *board) run(ctx context.Context) {
 // open finds or creates the bucket's stream.
 func (b *board) open(ctx context.Context) (jetstream.Stream, error) {
 	s, err := b.find(ctx)
+	if b.observed {
+		return s, err
+	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, err = b.js.CreateKeyValue(ctx, b.cfg); err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
 			return nil, fmt.Errorf("create: %w", err) // not a node that was faster
