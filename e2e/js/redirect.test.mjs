@@ -8,7 +8,7 @@ test("the negotiation names another hub, with what the device said of itself", a
   const answer = await fetch(`${url}/hubs/mobile/negotiate?negotiateVersion=1&ack=result`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
   assert.equal(answer.status, 200);
   const body = await answer.json();
-  assert.match(body.url, /^http:\/\/127\.0\.0\.1:\d+\/hubs\/mobile\?ack=result$/);
+  assert.match(body.url, /^http:\/\/127\.0\.0\.1:\d+\/hubs\/mobile\?ack=result&moved=1$/);
   assert.notEqual(new URL(body.url).origin, new URL(url).origin);
   assert.equal(body.accessToken, token);
   assert.ok(!body.connectionToken && !body.availableTransports);

@@ -53,8 +53,11 @@ type Options struct {
 	Refusal func(error) *signalr.HTTPError
 
 	// Elsewhere, if set, says to which other hub a device that negotiates is to go, as that hub's URL, or "" for this
-	// one. It must not block.
-	Elsewhere func(r *http.Request) string
+	// one. First says that no other has sent it here. It must not block.
+	Elsewhere func(first bool) string
+
+	// Admit, if set, says why no new device may connect, nil if it may. It must not block.
+	Admit func() error
 
 	// AllowedOrigins are the web origins whose pages may connect; "*" allows all.
 	AllowedOrigins []string
@@ -73,12 +76,16 @@ type Hub struct {
 	log      *slog.Logger
 	draining atomic.Bool
 
+	// Devices that are connected and not told to go; those of them that negotiated.
+	present, negotiated atomic.Int64
+
 	connected    prometheus.Gauge
 	connections  prometheus.Counter
 	handed       prometheus.Counter
 	acknowledged prometheus.Counter
 	refused      prometheus.Counter
 	redirected   prometheus.Counter
+	shed         *prometheus.CounterVec
 }
 
 // New returns a hub of the server.
@@ -92,8 +99,16 @@ func New(o Options) (*Hub, error) {
 		acknowledged: prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_acknowledgements_total", Help: "Identifiers acknowledged or marked read by devices."}),
 		refused:      prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_tokens_refused_total", Help: "Requests of devices refused for their token."}),
 		redirected:   prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_devices_redirected_total", Help: "Devices sent to another node at their negotiation."}),
+		shed:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "esh3ar_devices_shed_total", Help: "Devices told to reconnect to another node, by reason: balance, overload, stop or cut_off."}, []string{"reason"}),
 	}
-	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused, h.redirected)
+	for _, why := range []Reason{ForBalance, ForOverload, ForStop, ForCutOff} {
+		h.shed.WithLabelValues(string(why))
+	}
+	fixed := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "esh3ar_devices_fixed", Help: "Connected devices that did not negotiate: they stay where they come."}, func() float64 {
+		all, negotiated := h.Devices()
+		return float64(max(all-negotiated, 0))
+	})
+	o.Metrics.MustRegister(h.connected, h.connections, h.handed, h.acknowledged, h.refused, h.redirected, h.shed, fixed)
 	refusal := o.Refusal
 	if refusal == nil {
 		refusal = func(err error) *signalr.HTTPError {
@@ -110,6 +125,7 @@ func New(o Options) (*Hub, error) {
 			return signalr.Identity{UserID: recipient, Expires: expires}, nil
 		},
 		Redirect:          h.redirect(o.Elsewhere),
+		Admit:             admit(o.Admit, refusal),
 		OnConnected:       h.arrived,
 		OnDisconnected:    func(c *signalr.Conn, _ error) { h.left(c) },
 		OnDetached:        func(c *signalr.Conn) { deviceOf(c).detach(true) },
@@ -144,13 +160,16 @@ func (h *Hub) arrived(_ context.Context, c *signalr.Conn) error {
 	c.SetValue(d)
 	h.connections.Inc()
 	h.connected.Inc()
+	h.count(c, 1)
 	d.attach()
 	return nil
 }
 
 func (h *Hub) left(c *signalr.Conn) {
 	h.connected.Dec()
-	deviceOf(c).detach(h.draining.Load())
+	d := deviceOf(c)
+	d.leave()
+	d.detach(h.draining.Load() || d.moved.Load())
 }
 
 // receipt passes the device's word on. All identifiers must be well-formed, else none counts.
@@ -175,6 +194,11 @@ type Device struct {
 	// byResult says that the return of the device's handler is the acknowledgement (?ack=result).
 	byResult bool
 
+	gone  atomic.Bool // it does not count any more
+	moved atomic.Bool // it was told to reconnect: what is in flight costs no attempt
+	// unanswered is about how many messages it has not acknowledged: it acknowledges what it likes.
+	unanswered atomic.Int32
+
 	mu       sync.Mutex
 	attached Attachment // nil while detached
 }
@@ -191,6 +215,7 @@ func (d *Device) Send(f *Frame) {
 	}
 	if err == nil {
 		d.hub.handed.Inc()
+		d.unanswered.Add(1)
 	}
 }
 
@@ -238,6 +263,9 @@ func (d *Device) receipt(ids []esh3ar.ID, read bool) {
 	case read:
 		d.attached.MarkRead(ids)
 	default:
+		if d.unanswered.Add(-int32(len(ids))) < 0 {
+			d.unanswered.Store(0)
+		}
 		d.attached.Acknowledge(ids)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,8 @@ type world struct {
 	hub *hub.Hub
 	srv *signalr.Server
 	url string
+
+	circle atomic.Pointer[hub.Hub] // another one at a path below
 }
 
 func newWorld(t *testing.T) *world {
@@ -81,6 +84,7 @@ func newWorld(t *testing.T) *world {
 	}
 	mux := http.NewServeMux()
 	w.hub.Mount(mux, "/hubs/mobile")
+	mux.HandleFunc("/hubs/mobile/circle/", func(rw http.ResponseWriter, r *http.Request) { w.circle.Load().ServeHTTP(rw, r) })
 	web := httptest.NewServer(mux)
 	w.url = web.URL + "/hubs/mobile"
 	t.Cleanup(func() {

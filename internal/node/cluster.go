@@ -36,6 +36,7 @@ type peers struct {
 	leases  *cluster.Leases
 	bus     *cluster.Bus
 	router  *presence.Router
+	places  *places
 
 	committed committed
 	takers    atomic.Int64 // live nodes that do not drain
@@ -120,6 +121,7 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	if p.bus, err = cluster.NewBus(connect, cfg.NodeName); err != nil {
 		return err
 	}
+	p.places = newPlaces(n)
 	n.peers = p
 	return nil
 }
@@ -156,6 +158,7 @@ func (p *peers) run(ctx, base context.Context, n *Node) error {
 	g.Go(func() error { return p.router.Run(ctx) })
 	g.Go(func() error { return p.watch(ctx, n.cfg.Shards) })
 	g.Go(func() error { return p.announce(ctx) })
+	g.Go(func() error { return p.places.run(ctx) })
 	endAsk, err := p.bus.Handle(askSubject, n.answer)
 	if err != nil {
 		return err
@@ -419,8 +422,12 @@ func (n *Node) checkCluster(context.Context) error {
 	if n.peers.members.Fresh() {
 		return nil
 	}
-	return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
-		"this node does not reach the majority of the cluster: it can accept nothing, and its shards go to others"))
+	return health.Degrade(errCutOff())
+}
+
+func errCutOff() *esh3ar.Error {
+	return esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
+		"this node does not reach the majority of the cluster: it can accept nothing, and its shards go to others")
 }
 
 // advertised is the base URL at which others reach this node, by default that which it listens on.
@@ -442,6 +449,7 @@ func (c *Config) clusterFaults(check func(ok bool, option string, value any, rea
 	check(len(c.Routes) > 0 != (len(c.NATSURL) > 0), "routes", c.Routes, "must list the nodes that keep the journal, or nats-url the servers that do, but not both")
 	check(c.ClusterSecret != "" || c.ClusterCA != "", "cluster-secret", c.ClusterSecret, "or cluster-ca must be set: whoever gets in can read and write everything")
 	check((c.ClusterCert == "") == (c.ClusterKey == ""), "cluster-key", c.ClusterKey, "must be set with cluster-cert")
+	check(c.ShedRate >= 0 && c.ShedRate <= 6000, "shed-rate", c.ShedRate, "must lie between 0 and 6000")
 	check(c.Replicas >= 0 && c.Replicas <= 5, "replicas", c.Replicas, "must lie between 0 and 5")
 	if len(c.Routes) > 0 {
 		fault := addressFault(c.ClusterListen)

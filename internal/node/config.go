@@ -57,6 +57,7 @@ type Config struct {
 	NodeName         string   `name:"node-name" group:"Cluster" help:"Name of this node, unlike any other's, and the same after a restart."`
 	Advertise        string   `name:"advertise" group:"Cluster" placeholder:"URL" help:"Base URL at which others reach this node's HTTP server; empty takes the address of listen."`
 	DeviceURL        string   `name:"device-url" group:"Cluster" placeholder:"URL" help:"Base URL at which devices reach this node past any balancer, such as https://node-1.example.com. A node with many more devices than the others sends new ones to those that have such a URL; empty for a node that neither sends nor takes any."`
+	ShedRate         int      `name:"shed-rate" group:"Cluster" placeholder:"PERCENT" help:"Most of its devices, in percent a minute, that a node with far more than its share tells to reconnect to others; one a second is always allowed. 0 for none."`
 	Routes           []string `name:"routes" group:"Cluster" placeholder:"HOST:PORT" help:"Cluster addresses of the three or five nodes that keep the journal, this one's among them."`
 	ClusterListen    string   `name:"cluster-listen" group:"Cluster" placeholder:"HOST:PORT" help:"Address for the connections between the nodes that keep the journal."`
 	ClusterAdvertise string   `name:"cluster-advertise" group:"Cluster" placeholder:"HOST:PORT" help:"Address at which they reach this one, if it is not cluster-listen."`
@@ -110,6 +111,8 @@ func DefaultConfig() Config {
 		PublishTimeout:    5 * time.Second,
 		Retention:         30 * 24 * time.Hour,
 		IdempotencyWindow: 24 * time.Hour,
+
+		ShedRate: 5,
 
 		AckTimeout:     15 * time.Second,
 		MaxAttempts:    10,

@@ -182,21 +182,19 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	})); err != nil {
 		return n, err
 	}
-	var hubOwner hub.Owner = owner{n.dispatch}
+	hubs := hub.Options{Server: n.signalr, Owner: owner{n.dispatch}, Refusal: refusal, AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry}
 	if n.peers != nil {
 		if err := n.newRouter(registry); err != nil {
 			return n, err
 		}
-		hubOwner = routed{n.peers.router}
+		hubs.Owner, hubs.Elsewhere, hubs.Admit = routed{n.peers.router}, n.peers.places.elsewhere, n.peers.places.admit
 	}
 	tokens, err := devicetoken.NewHS256([]byte(secret), nil)
 	if err != nil {
 		return n, err
 	}
-	if n.hub, err = hub.New(hub.Options{
-		Server: n.signalr, Owner: hubOwner, Tokens: verifier{tokens}, Refusal: refusal, Elsewhere: n.placeDevices(),
-		AllowedOrigins: cfg.AllowedOrigins, Logger: log, Metrics: registry,
-	}); err != nil {
+	hubs.Tokens = verifier{tokens}
+	if n.hub, err = hub.New(hubs); err != nil {
 		return n, err
 	}
 	api, err := ingest.New(ingest.Options{
@@ -292,6 +290,7 @@ func (n *Node) addChecks() {
 	n.health.Add("memory", func(ctx context.Context) error { return health.Degrade(n.memory.check(ctx)) })
 	if n.peers != nil {
 		n.health.Add("cluster", n.checkCluster)
+		n.health.Add("devices", n.peers.places.check)
 	}
 	if n.nats == nil {
 		return

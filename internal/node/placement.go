@@ -1,110 +1,264 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
-	"net/http"
+	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/cluster"
 	"github.com/esh3artech/esh3ar/internal/health"
+	"github.com/esh3artech/esh3ar/internal/hub"
+	"github.com/esh3artech/esh3ar/internal/placement"
 )
 
-// When a device is sent to another node: if this one has so much more than the average. The margin keeps small
-// clusters and nodes that are about even from sending devices around.
 const (
-	placementFactor = 1.25
-	placementMargin = 50
+	// placeEvery is how often devices are told to go, lookEvery how often the other nodes' figures are looked at.
+	placeEvery = 250 * time.Millisecond
+	lookEvery  = 500 * time.Millisecond
+
+	// shedQuiet and shedPatience keep nodes from shedding while others start or stop, and from answering to what passes.
+	shedQuiet    = 10 * time.Second
+	shedPatience = 5 * time.Second
+
+	// returning is how long a node that stops answers the devices that it has told to go, which come back to it at once to
+	// hear where.
+	returning = time.Second
 )
 
-// placementEvery is how often the other nodes' figures are looked at.
-const placementEvery = 500 * time.Millisecond
+// The life of a node as its devices see it.
+type placeState uint8
 
-// placement spreads devices over nodes: a node with many more than the average sends those that come to the one with the
-// fewest. Who is sent is counted there until that node's figures move, so that not all who come within two seconds
-// go to the same one.
-type placement struct {
-	others func() []elsewhere // nodes that take devices
-	now    func() time.Time
+const (
+	// placeServing: devices are here; who comes may be sent elsewhere, and some may be shed.
+	// → placeLeaving: the node is to stop. → placeCutOff: it cannot serve devices, and others can.
+	placeServing placeState = iota
+	// placeCutOff: devices are told to go, and none may come. → placeServing: the others are back. → placeLeaving
+	placeCutOff
+	// placeLeaving: the node is about to stop. Who comes is sent elsewhere, or served if there is nowhere.
+	// → placeClosing: the drain delay has passed.
+	placeLeaving
+	// placeClosing: devices are told to go, and none may come.
+	placeClosing
+)
 
-	mu     sync.Mutex
-	looked time.Time
-	nodes  []elsewhere
+// places says where the devices are to be that come to this node or are there.
+type places struct {
+	node *Node
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	state   placeState
+	cluster *placement.Cluster
+	urls    map[string]string // base URLs at which devices reach the others, by name
+	others  int               // nodes that serve beside this one
+
+	// These belong to run.
+	looked   time.Time
+	shedding bool
+	shed     int // since shedding began
+	cut      cutOff
 }
 
-// elsewhere is another node that takes devices.
-type elsewhere struct {
-	name    string
-	url     string // base URL at which devices reach it
-	devices int64  // as it told
-	sent    int64  // sent there since
+func newPlaces(n *Node) *places {
+	return &places{
+		node: n, log: n.log, urls: make(map[string]string),
+		cluster: placement.New(placement.Policy{Rate: float64(n.cfg.ShedRate) / 100, Quiet: shedQuiet, Patience: shedPatience}),
+	}
 }
 
-// place returns the base URL of the node to which a device that comes is to go, "" for this one, which has so many.
-func (p *placement) place(own int64) string {
+// spreads reports whether this node sends devices to others and takes theirs.
+func (p *places) spreads() bool { return p.node.cfg.DeviceURL != "" }
+
+// elsewhere returns the hub of the node to which a device is to go that negotiates here, "" for this one. First says that no
+// other node has sent it here; who was sent here stays, if it can.
+func (p *places) elsewhere(first bool) string {
+	if !p.spreads() {
+		return ""
+	}
+	own, _ := p.node.hub.Devices()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := p.now(); p.looked.IsZero() || now.Sub(p.looked) >= placementEvery {
-		p.look()
-		p.looked = now
+	to := ""
+	switch {
+	case p.state != placeServing:
+		to = p.cluster.Elsewhere()
+	case first:
+		to = p.cluster.Place(own)
 	}
-	if len(p.nodes) == 0 {
+	if to == "" {
 		return ""
 	}
-	least, sum := 0, own
-	for i := range p.nodes {
-		n := &p.nodes[i]
-		sum += n.devices + n.sent
-		if n.devices+n.sent < p.nodes[least].devices+p.nodes[least].sent {
-			least = i
-		}
-	}
-	if float64(own) <= placementFactor*float64(sum)/float64(len(p.nodes)+1)+placementMargin {
-		return ""
-	}
-	p.nodes[least].sent++
-	return p.nodes[least].url
+	return p.urls[to] + mobileHub
 }
 
-// look takes the other nodes' figures. What was sent to a node is forgotten when it tells another number.
-func (p *placement) look() {
-	before := make(map[string]elsewhere, len(p.nodes))
-	for _, n := range p.nodes {
-		before[n.name] = n
+// admit says why no new device may connect, if none may.
+func (p *places) admit() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch p.state {
+	case placeClosing:
+		return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "this node is being stopped; connect to another").After(time.Second)
+	case placeCutOff:
+		return errCutOff().After(2 * time.Second)
 	}
-	p.nodes = p.others()
-	for i := range p.nodes {
-		n := &p.nodes[i]
-		if b, known := before[n.name]; known && b.devices == n.devices {
-			n.sent = b.sent
-		}
-	}
+	return nil
 }
 
-// deviceTakers are the other nodes to which devices may be sent.
-func (n *Node) deviceTakers() []elsewhere {
-	var all []elsewhere
-	for _, m := range n.peers.members.Live() {
-		var told memberLoad
-		if m.Name == n.cfg.NodeName || m.Draining || json.Unmarshal(m.Load, &told) != nil {
+// run keeps places up to date, and sheds, until ctx ends.
+func (p *places) run(ctx context.Context) error {
+	tick := time.NewTicker(placeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		// Not the tick's time, which may be old.
+		now := time.Now()
+		fresh := p.node.peers.members.Fresh()
+		if !fresh {
+			p.cutOffStep(ctx, now)
 			continue
 		}
-		if told.DeviceURL != "" && told.Status != health.Unavailable {
-			all = append(all, elsewhere{name: m.Name, url: told.DeviceURL, devices: told.Figures.Devices})
+		p.reached()
+		if now.Sub(p.looked) >= lookEvery {
+			p.look(now, nil)
+		}
+		p.shedStep(now)
+	}
+}
+
+// look takes the figures of the nodes, of those that may be told by their names if only is not nil.
+func (p *places) look(now time.Time, only map[string]bool) {
+	p.looked = now
+	self := placementNode(p.node.cfg.NodeName, 0, p.node.health.Told())
+	var others []placement.Node
+	serving := 0
+	urls := make(map[string]string)
+	for _, m := range p.candidates() {
+		var told memberLoad
+		if json.Unmarshal(m.Load, &told) != nil || told.Status == health.Unavailable || only != nil && !only[m.Name] {
+			continue
+		}
+		serving++
+		if told.DeviceURL != "" {
+			others = append(others, placementNode(m.Name, m.Incarnation, told.Told))
+			urls[m.Name] = told.DeviceURL
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cluster.Look(now, self, others)
+	p.urls, p.others = urls, serving
+}
+
+// candidates returns the other nodes that live and are not about to stop.
+func (p *places) candidates() []cluster.Member {
+	var all []cluster.Member
+	for _, m := range p.node.peers.members.Live() {
+		if m.Name != p.node.cfg.NodeName && !m.Draining {
+			all = append(all, m)
 		}
 	}
 	return all
 }
 
-// placeDevices returns what says where a device is to go that negotiates here, nil if all stay.
-func (n *Node) placeDevices() func(*http.Request) string {
-	if n.peers == nil || n.cfg.DeviceURL == "" {
+func placementNode(name string, run uint64, told health.Told) placement.Node {
+	memory, checked := told.Checks["memory"]
+	return placement.Node{
+		Name: name, Run: run, Devices: told.Figures.Devices,
+		Connections: told.Figures.Connections, MaxConnections: told.Capacity.Connections,
+		CPU: told.Figures.CPU, Processors: told.Capacity.Processors,
+		MemoryTight: checked && memory.Status != health.OK,
+	}
+}
+
+// shedStep tells a few devices to reconnect elsewhere if there are too many here.
+func (p *places) shedStep(now time.Time) {
+	if !p.spreads() {
+		return
+	}
+	own, movable := p.node.hub.Devices()
+	p.mu.Lock()
+	if p.state != placeServing {
+		p.mu.Unlock()
+		return
+	}
+	n := p.cluster.Shed(now, own, movable)
+	excess, shedding := p.cluster.Shedding(own)
+	p.mu.Unlock()
+	why := hub.ForBalance
+	if excess.Overloaded {
+		why = hub.ForOverload
+	}
+	p.shed += p.node.hub.Move(n, why)
+	if shedding == p.shedding {
+		return
+	}
+	p.shedding = shedding
+	if shedding {
+		p.log.Info("this node has more than its share of the devices and sends some to others, little by little",
+			"devices", own, "share", excess.Share, "overloaded", excess.Overloaded, "stay where they come", own-movable)
+		return
+	}
+	p.log.Info("no more devices are sent to other nodes", "devices", own, "sent", p.shed)
+	p.shed = 0
+}
+
+// check is how readiness and the operator see it.
+func (p *places) check(context.Context) error {
+	own, movable := p.node.hub.Devices()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, shedding := p.cluster.Shedding(own)
+	if !shedding {
 		return nil
 	}
-	p := &placement{others: n.deviceTakers, now: time.Now}
-	return func(*http.Request) string {
-		if base := p.place(int64(n.hub.Len())); base != "" {
-			return base + mobileHub
-		}
-		return ""
+	what := "some are sent to other nodes"
+	if movable == 0 {
+		what = "they did not negotiate, so that they cannot be sent to other nodes"
+	}
+	return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "devices_uneven",
+		"%d devices are connected to this node, and its share would be %d: %s", own, e.Share, what))
+}
+
+// set changes the state, unless the node is already further on its way out.
+func (p *places) set(s placeState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state < placeLeaving || s > p.state {
+		p.state = s
+	}
+}
+
+// leave has those who come go elsewhere: the node is about to stop.
+func (p *places) leave() { p.set(placeLeaving) }
+
+// empty tells all devices to reconnect, evenly over a part of the time that there is, so that no storm comes over the
+// other nodes; then it lets those who come back hear where to. A node that no other can stand in for does not.
+func (p *places) empty(failed context.Context, limit time.Duration) {
+	p.mu.Lock()
+	alone := p.others == 0
+	p.mu.Unlock()
+	if alone {
+		return
+	}
+	p.set(placeClosing)
+	ctx, cancel := context.WithTimeout(failed, limit/2)
+	defer cancel()
+	told := p.node.hub.Empty(ctx, limit*2/5, hub.ForStop)
+	if told == 0 {
+		return
+	}
+	p.log.Info("devices were told to reconnect to other nodes", "devices", told)
+	wait := time.NewTimer(returning)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-failed.Done():
 	}
 }

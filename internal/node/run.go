@@ -12,8 +12,10 @@ import (
 // Run serves until ctx ends or a part fails, then stops in order and closes everything.
 //
 // The order of the stop, and why: first /readyz says no, and for the drain delay nothing else changes, so that balancers
-// send their requests elsewhere before any of them meets a closed door; then nothing new is accepted, while requests
-// under way get their answer and event streams end; then devices are told to reconnect, and what is in flight to them is
+// send their requests elsewhere before any of them meets a closed door, but that devices which negotiate are sent to other
+// nodes. One of several nodes then tells its devices to reconnect, at a pace, while it still answers: they come back
+// to it at once to hear where to go. Then nothing new is accepted, while requests
+// under way get their answer and event streams end; devices that are left are told to reconnect, and what is in flight to them is
 // handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
 // which all before may still have used; the store last. All of it takes at most the drain timeout;
 // what does not finish is not lost, it is read again at the next start.
@@ -64,10 +66,16 @@ func (n *Node) Run(ctx context.Context) error {
 		n.log.Error("stopping after a failure", "err", context.Cause(failed))
 	}
 	n.health.Drain()
+	if n.peers != nil {
+		n.peers.places.leave()
+	}
 	n.announce(failed)
 	drain, cancel := context.WithTimeout(base, max(n.cfg.DrainTimeout, time.Second))
 	defer cancel()
 	n.hub.Drain()
+	if n.peers != nil {
+		n.peers.places.empty(failed, n.cfg.DrainTimeout)
+	}
 	n.notify.Drain()
 	var devices errgroup.Group
 	devices.Go(func() error { return n.signalr.Shutdown(drain) })
