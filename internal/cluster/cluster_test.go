@@ -227,9 +227,11 @@ func TestSpreadLeaders(t *testing.T) {
 	for i := range 7 {
 		name := fmt.Sprint("S", i)
 		streams = append(streams, name)
-		if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: 3}); err != nil {
-			t.Fatal(err)
-		}
+		// The leader may not know of all servers yet.
+		eventually(t, patience, name+" has three places", func() bool {
+			_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: 3})
+			return err == nil
+		})
 	}
 	t.Log("placed by JetStream:", leadersOf(t, js, streams))
 	// A server that comes back leads nothing.

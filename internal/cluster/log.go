@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,9 +23,27 @@ type natsLogger struct {
 }
 
 func (l natsLogger) Noticef(format string, v ...any) { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
-func (l natsLogger) Warnf(format string, v ...any)   { l.Warn("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Debugf(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Tracef(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
+
+// starting begins the lines that every start of a cluster brings, until enough servers have started. That a majority
+// is missing is told by the nodes themselves.
+var starting = [...]string{
+	"Error trying to connect to route (attempt 1)", "Waiting for routing to be established",
+	"JetStream has not established contact with a meta leader",
+}
+
+// line logs what the server says, at that level unless it says nothing.
+func (l natsLogger) line(level slog.Level, text string) {
+	for _, s := range starting {
+		if strings.HasPrefix(text, s) {
+			level = slog.LevelDebug
+		}
+	}
+	l.Log(context.Background(), level, "nats: "+text)
+}
+
+func (l natsLogger) Warnf(format string, v ...any) { l.line(slog.LevelWarn, fmt.Sprintf(format, v...)) }
 
 func (l natsLogger) Fatalf(format string, v ...any) {
 	err := fmt.Errorf(format, v...)
@@ -34,7 +53,7 @@ func (l natsLogger) Fatalf(format string, v ...any) {
 
 func (l natsLogger) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.Error("nats: " + text)
+	l.line(slog.LevelError, text)
 	var err error
 	switch {
 	case strings.HasPrefix(text, "JetStream out of"):
