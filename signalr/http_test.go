@@ -256,7 +256,9 @@ func TestAdmit(t *testing.T) {
 func TestRedirectWhileDraining(t *testing.T) {
 	target := start(t, signalr.HubOptions{}, echoHub)
 	f := start(t, signalr.HubOptions{
-		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) { return signalr.Redirect{URL: target.url}, nil },
+		Redirect: func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
+			return signalr.Redirect{URL: target.url}, nil
+		},
 	}, echoHub)
 	if err := f.server.Drain(testContext(t)); err != nil {
 		t.Fatal(err)

@@ -215,7 +215,7 @@ func (p *places) check(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e, shedding := p.cluster.Shedding(own)
-	if !shedding {
+	if !shedding || movable == 0 && !e.Overloaded {
 		return nil
 	}
 	what := "some are sent to other nodes"
