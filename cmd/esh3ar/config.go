@@ -211,3 +211,14 @@ func optionText(v reflect.Value) string {
 		return fmt.Sprint(x)
 	}
 }
+
+// environmentWithout returns the environment without the variables of that prefix.
+func environmentWithout(prefix string) []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, prefix) {
+			env = append(env, v)
+		}
+	}
+	return env
+}

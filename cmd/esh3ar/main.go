@@ -20,22 +20,23 @@ import (
 // (ended by the first SIGINT or SIGTERM), stdio and *kong.Context. Run returns an error for main to
 // print, or an exitCode for the rare one that has already said what there is to say.
 type commands struct {
-	Serve    serveCmd    `cmd:"" help:"Run the server."`
-	Balance  balanceCmd  `cmd:"" help:"Spread requests over several servers."`
-	Cluster  clusterCmd  `cmd:"" help:"Run several nodes, a PostgreSQL and a balancer on this machine, to try."`
-	Send     sendCmd     `cmd:"" help:"Send a message."`
-	Status   statusCmd   `cmd:"" help:"Show what became of a message."`
-	Listen   listenCmd   `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
-	Dlq      dlqCmd      `cmd:"" help:"Work on the dead-letter queue: the messages that were given up."`
-	Webhooks webhooksCmd `cmd:"" help:"Manage a business client's webhooks: where its events are posted to."`
-	Clients  clientsCmd  `cmd:"" help:"Manage business clients and their API keys, as the operator of a server."`
-	Top      topCmd      `cmd:"" help:"Show how all nodes of a deployment are, live."`
-	Audit    auditCmd    `cmd:"" help:"Show who did what to clients, keys, dead letters and webhooks."`
-	Bench    benchCmd    `cmd:"" help:"Put load on a server and account for every message."`
-	Chaos    chaosCmd    `cmd:"" help:"Break a server of its own in every way and account for every message."`
-	Config   configCmd   `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
-	Migrate  migrateCmd  `cmd:"" help:"Look at the message store's schema and bring it up to date."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Serve     serveCmd     `cmd:"" help:"Run the server."`
+	Balance   balanceCmd   `cmd:"" help:"Spread requests over several servers."`
+	Autoscale autoscaleCmd `cmd:"" help:"Add nodes to a deployment when it is loaded, and drain them when it is not."`
+	Cluster   clusterCmd   `cmd:"" help:"Run several nodes, a PostgreSQL and a balancer on this machine, to try."`
+	Send      sendCmd      `cmd:"" help:"Send a message."`
+	Status    statusCmd    `cmd:"" help:"Show what became of a message."`
+	Listen    listenCmd    `cmd:"" help:"Be a device: print and acknowledge a recipient's messages."`
+	Dlq       dlqCmd       `cmd:"" help:"Work on the dead-letter queue: the messages that were given up."`
+	Webhooks  webhooksCmd  `cmd:"" help:"Manage a business client's webhooks: where its events are posted to."`
+	Clients   clientsCmd   `cmd:"" help:"Manage business clients and their API keys, as the operator of a server."`
+	Top       topCmd       `cmd:"" help:"Show how all nodes of a deployment are, live."`
+	Audit     auditCmd     `cmd:"" help:"Show who did what to clients, keys, dead letters and webhooks."`
+	Bench     benchCmd     `cmd:"" help:"Put load on a server and account for every message."`
+	Chaos     chaosCmd     `cmd:"" help:"Break a server of its own in every way and account for every message."`
+	Config    configCmd    `cmd:"" help:"Print the server's effective configuration and where each value comes from."`
+	Migrate   migrateCmd   `cmd:"" help:"Look at the message store's schema and bring it up to date."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 
 // stdio is what a subcommand reads and writes instead of the process's own streams.

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -70,17 +68,6 @@ func (p *process) keep(ctx context.Context) error {
 		case <-wait.C:
 		}
 	}
-}
-
-// environmentWithout returns the environment without the variables of that prefix.
-func environmentWithout(prefix string) []string {
-	var env []string
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, prefix) {
-			env = append(env, v)
-		}
-	}
-	return env
 }
 
 // lineWriter keeps what several write to one place apart: each write is whole lines. It is safe for concurrent use.

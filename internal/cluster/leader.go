@@ -70,6 +70,7 @@ type Leader struct {
 
 	holder  atomic.Pointer[string] // who holds the lease, as of the last look
 	leading atomic.Bool
+	board   atomic.Pointer[board] // once there is a connection
 }
 
 // leaderLease is the lease as it is stored.
@@ -104,6 +105,19 @@ func (l *Leader) Leading() bool { return l.leading.Load() }
 // Holder returns the name of the process that led when it was last looked, "" if none did.
 func (l *Leader) Holder() string { return *l.holder.Load() }
 
+// Read returns what the leader stored last, whoever it is, or a little before; empty if there is nothing yet.
+func (l *Leader) Read(ctx context.Context) ([]byte, error) {
+	b := l.board.Load()
+	if b == nil {
+		return nil, errors.New("cluster: there is no connection to NATS yet")
+	}
+	e, err := b.get(ctx, l.recordKey())
+	if err != nil {
+		return nil, fmt.Errorf("cluster: read the leader's record: %w", err)
+	}
+	return e.value, nil
+}
+
 // Run calls lead whenever this process becomes the leader, until ctx ends; then it gives the lease back and returns nil.
 // Lead must return soon after its context ends, whose cause is ErrTermOver if others may lead, and must not act after
 // its Err is not nil. When it returns before, the lease is given back too, so that another process may try; an error is
@@ -119,6 +133,7 @@ func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term
 		return fmt.Errorf("cluster: %w", err)
 	}
 	b := &board{name: boardName(0), js: js, log: l.opts.Logger}
+	l.board.Store(b)
 	var revision uint64 // of the lease that was seen last
 	var since time.Time // when it was first seen
 	for told := ""; ctx.Err() == nil; pause(ctx, l.opts.Renew) {

@@ -185,6 +185,9 @@ func TestLeader(t *testing.T) {
 		}
 	}
 	for _, c := range all {
+		if value, err := c.Read(t.Context()); err != nil || string(value) != "the first, 2" {
+			t.Errorf("read %q, %v", value, err)
+		}
 		eventually(t, patience, "all know who leads", func() bool { return c.Holder() == leader.name(all) })
 		if c != leader && c.Leading() {
 			t.Error("two lead")
