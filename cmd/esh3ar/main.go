@@ -31,6 +31,7 @@ type commands struct {
 	Webhooks  webhooksCmd  `cmd:"" help:"Manage a business client's webhooks: where its events are posted to."`
 	Clients   clientsCmd   `cmd:"" help:"Manage business clients and their API keys, as the operator of a server."`
 	Top       topCmd       `cmd:"" help:"Show how all nodes of a deployment are, live."`
+	Health    healthCmd    `cmd:"" help:"Say whether one server is ready: for containers and scripts."`
 	Audit     auditCmd     `cmd:"" help:"Show who did what to clients, keys, dead letters and webhooks."`
 	Bench     benchCmd     `cmd:"" help:"Put load on a server and account for every message."`
 	Chaos     chaosCmd     `cmd:"" help:"Break a server of its own in every way and account for every message."`
