@@ -30,7 +30,7 @@ type judgement struct {
 
 	d        Decision
 	measures map[Signal]measure
-	current  float64   // of the most loaded, not smoothed
+	current  float64   // highest load, not smoothed
 	low      time.Time // since when the load was low, as of the last decision
 }
 
@@ -148,7 +148,9 @@ func (j *judgement) load() string {
 func (j *judgement) up(total int) (Decision, State) {
 	serving := float64(len(j.serving))
 	have := len(j.serving) + j.coming
-	expected := j.d.Utilisation * serving / float64(have)
+	// Whether it is time is the average's to say. How much is needed the last reading says sooner, if it is higher.
+	load := max(j.d.Utilisation, j.measures[j.d.Signal].utilisation())
+	expected := load * serving / float64(have)
 	switch {
 	case expected < j.High:
 		return j.hold("%s; %s to come and will bring it to %s", j.load(), nodesAre(j.coming), percent(expected))
@@ -158,10 +160,10 @@ func (j *judgement) up(total int) (Decision, State) {
 		return j.hold("%s; nodes were added %s ago, and %s must pass", j.load(), seconds(j.now.Sub(j.s.Added)), j.UpCooldown)
 	}
 	const rounding = 1e-9
-	need := int(math.Ceil(serving*j.d.Utilisation/j.Target-rounding)) - have
+	need := int(math.Ceil(serving*load/j.Target-rounding)) - have
 	// At most the number that there is, because figures beyond the capacity say little about how far beyond.
 	n := max(min(need, have, j.Max-total), 1)
-	after := j.d.Utilisation * serving / float64(have+n)
+	after := load * serving / float64(have+n)
 	return j.add(n, "%s, which is %s or more: %s more bring it to %s", j.load(), percent(j.High), nodes(n), percent(after))
 }
 
