@@ -61,10 +61,12 @@ func (w *swarm) connect(s *server, n int) {
 	for range n {
 		to := swarmRecipient(w.size)
 		w.size++
+		// One for all its life: a balancer keeps together what comes with the same.
+		bearer := token(w.t, to, time.Hour)
 		var mu sync.Mutex
 		connection := 0
 		device, err := signalr.New(s.url+"/hubs/mobile", signalr.Options{
-			AccessToken: func(context.Context) (string, error) { return token(w.t, to, time.Hour), nil },
+			AccessToken: func(context.Context) (string, error) { return bearer, nil },
 			HTTPClient:  &http.Client{Transport: &settler{web: web}},
 			Reconnect: func(attempt int, _ error) (time.Duration, bool) {
 				if attempt == 1 {
