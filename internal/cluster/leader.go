@@ -136,16 +136,16 @@ func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term
 	l.board.Store(b)
 	var revision uint64 // of the lease that was seen last
 	var since time.Time // when it was first seen
-	for told := ""; ctx.Err() == nil; pause(ctx, l.opts.Renew) {
+	for told := false; ctx.Err() == nil; pause(ctx, l.opts.Renew) {
 		entry, err := b.get(ctx, l.leaseKey())
 		if err != nil {
-			if text := err.Error(); text != told && ctx.Err() == nil {
-				told = text
+			if !told && ctx.Err() == nil {
+				told = true // an outage is one line
 				l.opts.Logger.Warn("the lease cannot be read", "task", l.opts.Task, "error", err)
 			}
 			continue
 		}
-		told = ""
+		told = false
 		if entry.revision != revision || since.IsZero() {
 			revision, since = entry.revision, time.Now()
 		}
