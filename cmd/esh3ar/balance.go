@@ -21,6 +21,7 @@ type balanceCmd struct {
 	Cert     string `name:"tls-cert" env:"ESH3AR_BALANCE_TLS_CERT" group:"Network" placeholder:"FILE" help:"Serve TLS (HTTP/1.1 and HTTP/2) with this certificate chain, in PEM. It is read again when it changes."`
 	Key      string `name:"tls-key" env:"ESH3AR_BALANCE_TLS_KEY" group:"Network" placeholder:"FILE" help:"The certificate's key, in PEM."`
 
+	Discover  []string      `name:"discover" env:"ESH3AR_BALANCE_DISCOVER" group:"Nodes" xor:"nodes" required:"" placeholder:"URL" help:"Learn all servers of a cluster from these: one of them is enough, and a name that leads to any will do. They must have this process among their trusted-proxies."`
 	Nodes     []string      `name:"node" env:"ESH3AR_BALANCE_NODE" group:"Nodes" xor:"nodes" required:"" placeholder:"URL" help:"The servers, as http://host:port, with commas or the flag again and again."`
 	NodesDNS  string        `name:"nodes-dns" env:"ESH3AR_BALANCE_NODES_DNS" group:"Nodes" xor:"nodes" required:"" placeholder:"HOST:PORT" help:"Find the servers as the addresses of this name."`
 	NodesFile string        `name:"nodes-file" env:"ESH3AR_BALANCE_NODES_FILE" group:"Nodes" xor:"nodes" required:"" placeholder:"FILE" help:"Find the servers in this file, a URL a line."`
@@ -50,7 +51,7 @@ func (c *balanceCmd) Help() string {
 random choices. Servers that fail are left alone for a while, servers that stop get nothing new, and what is safe to
 repeat is repeated on another one. Several balancers may run side by side; they share nothing.
 
-    esh3ar balance --node http://10.0.0.1:8080,http://10.0.0.2:8080 --listen 0.0.0.0:8000
+    esh3ar balance --discover http://10.0.0.1:8080,http://10.0.0.2:8080 --listen 0.0.0.0:8000
     curl -s http://127.0.0.1:8001/nodes
 
 docs/balancer.md says how it picks and what it repeats.`
@@ -134,11 +135,14 @@ func (c *balanceCmd) options() (balance.Options, error) {
 		o.Nodes = balance.DNS{HostPort: c.NodesDNS, Every: c.Refresh}
 	case c.NodesFile != "":
 		o.Nodes = balance.File{Path: c.NodesFile, Every: c.Refresh}
+	case len(c.Discover) > 0:
+		if err := areNodes("discover", c.Discover); err != nil {
+			return o, err
+		}
+		o.Nodes = balance.Discovery{Seeds: c.Discover, Every: o.PollEvery}
 	default:
-		for _, s := range c.Nodes {
-			if _, err := balance.ParseNode(s); err != nil {
-				return o, fmt.Errorf("--node: %w", err)
-			}
+		if err := areNodes("node", c.Nodes); err != nil {
+			return o, err
 		}
 		o.Nodes = balance.Static(c.Nodes)
 	}
@@ -151,4 +155,14 @@ func (c *balanceCmd) options() (balance.Options, error) {
 		o.MaxConnections = max((files-spareBalanceFiles)/2, 64)
 	}
 	return o, nil
+}
+
+// areNodes checks the URLs of a flag.
+func areNodes(flag string, urls []string) error {
+	for _, s := range urls {
+		if _, err := balance.ParseNode(s); err != nil {
+			return fmt.Errorf("--%s: %w", flag, err)
+		}
+	}
+	return nil
 }

@@ -156,7 +156,7 @@ func (l *localCluster) plan(ctx context.Context, store string) error {
 			"serve", "--listen", listen, "--device-url", "http://"+listen, "--data", filepath.Join(l.dir, name), "--store", store, "--shards", fmt.Sprint(l.Shards),
 			"--cluster-name", "local", "--node-name", name, "--cluster-listen", routes[i], "--routes", strings.Join(routes, ","),
 			"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String()))
-		balance = append(balance, "--node", "http://"+listen)
+		balance = append(balance, "--discover", "http://"+listen)
 	}
 	l.balancer = l.process("balancer", balancer, env, balance...)
 	return nil

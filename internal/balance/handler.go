@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/health"
 )
 
 // handler serves what the front hands over, by the standard library's proxy: HTTP/2, uploads without a
@@ -94,7 +96,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	switch path.Clean(r.URL.Path) {
-	case "/metrics": // of the node that happened to be picked, and nobody's business here
+	case "/metrics", health.ListingPath: // of the node that happened to be picked, and nobody's business here
 		h.tell(w, &problem{status: http.StatusNotFound, code: "no_such_route", detail: "there is no such route", permanent: true})
 		return
 	case "/healthz", "/readyz":

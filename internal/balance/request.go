@@ -3,6 +3,8 @@ package balance
 import (
 	"bytes"
 	"net/http"
+
+	"github.com/esh3artech/esh3ar/internal/health"
 )
 
 // verdict says what the bytes that were read begin with.
@@ -183,7 +185,7 @@ func isOwnPath(path []byte) bool {
 		return true
 	}
 	switch string(bytes.TrimSuffix(path, []byte("/"))) {
-	case "/healthz", "/readyz", "/metrics":
+	case "/healthz", "/readyz", "/metrics", health.ListingPath:
 		return true
 	}
 	return bytes.IndexByte(path, '%') >= 0 || bytes.Contains(path, []byte("//")) || bytes.Contains(path, []byte("/."))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/esh3artech/esh3ar/internal/apidoc"
+	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/ingest"
 	"github.com/esh3artech/esh3ar/internal/peer"
 )
@@ -57,7 +58,7 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	})
 
 	n.http = &http.Server{
-		Handler:           trusted.Handler(n.routes(api)),
+		Handler:           trusted.Handler(n.routes(api, trusted)),
 		ReadHeaderTimeout: n.cfg.HeaderTimeout,
 		ReadTimeout:       n.cfg.HeaderTimeout + n.cfg.BodyTimeout,
 		IdleTimeout:       n.cfg.IdleTimeout,
@@ -73,8 +74,8 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	return nil
 }
 
-// routes returns what serves each path, and notes which there are.
-func (n *Node) routes(api *ingest.API) *http.ServeMux {
+// routes returns what serves each path, and notes which there are but for the one that is for balancers alone.
+func (n *Node) routes(api *ingest.API, trusted peer.Trusted) *http.ServeMux {
 	mux := http.NewServeMux()
 	n.paths = make(map[string][]string)
 	shared := crossOrigin(n.cfg.AllowedOrigins)
@@ -98,6 +99,7 @@ func (n *Node) routes(api *ingest.API) *http.ServeMux {
 		mux.Handle(path, n.health.Handler())
 		n.paths[path] = read
 	}
+	mux.Handle(health.ListingPath, n.serveListing(trusted)) // of any method: it must not show
 	return mux
 }
 

@@ -92,6 +92,23 @@ func (t Trusted) Client(remote string, h http.Header) string {
 	return client
 }
 
+// spokenFor are the fields of which a proxy adds at least one to what it passes on for somebody else.
+var spokenFor = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
+
+// Speaks reports whether a request is a trusted peer's own, and not one that it passes on for somebody else.
+func (t Trusted) Speaks(r *http.Request) bool {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !t.Has(ap.Addr()) {
+		return false
+	}
+	for _, name := range spokenFor {
+		if len(r.Header[name]) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Handler serves requests of which RemoteAddr is the client's.
 func (t Trusted) Handler(next http.Handler) http.Handler {
 	if len(t) == 0 {
