@@ -29,7 +29,7 @@ func (l *lab) settleDown(report *Report, sent func()) error {
 	giveUp := context.AfterFunc(ctx, l.endSending)
 	sent()
 	if !giveUp() && l.ctx.Err() == nil {
-		l.book.fault("the senders get no answer within %s; the server's log ends with\n%s", l.opts.Settle, l.server.tail(1500))
+		l.book.fault("the senders get no answer within %s; the server's log ends with\n%s", l.opts.Settle, l.tails(1500))
 	}
 	for l.book.unreceived() > 0 && pause(ctx, 100*time.Millisecond) {
 	}
@@ -41,7 +41,7 @@ func (l *lab) settleDown(report *Report, sent func()) error {
 		}
 		if !pause(ctx, 500*time.Millisecond) {
 			if err != nil && l.ctx.Err() == nil {
-				l.book.fault("the statuses cannot be asked for: %v; the server's log ends with\n%s", err, l.server.tail(1500))
+				l.book.fault("the statuses cannot be asked for: %v; the server's log ends with\n%s", err, l.tails(1500))
 			}
 			break
 		}
@@ -113,7 +113,7 @@ func (l *lab) compare(report *Report, all []details, listed map[string]*details)
 }
 
 // expiryGrace is how late a message may expire: what is in flight is waited for, and nothing expires
-// while the clock is in doubt.
+// while the clock is in doubt, or its shard waits for an owner.
 const expiryGrace = 10 * time.Second
 
 // unexplained says what is wrong with a message's status, "" if nothing is.
@@ -197,7 +197,11 @@ func (l *lab) account(report *Report) error {
 	v := loadgen.Account(records)
 	report.Accepted, report.Refused, report.Unknown, report.Landed = v.Accepted, v.Refused, v.Unknown, v.Landed
 	report.Received, report.Disordered, report.Repeats = v.Received, v.Disordered, l.book.repeats
-	report.PagesLost, report.Cuts, report.Starts, report.Exits = l.pages, l.proxy.cuts.Load(), l.server.starts, l.exits
+	report.Cuts, report.Exits = l.proxy.cuts.Load(), l.exits
+	for _, m := range l.machines {
+		report.PagesLost += m.pages
+		report.Starts += m.server.starts
+	}
 	report.Unexplained = len(report.open) - report.Forgotten
 	report.Contradictions = len(l.book.faults) + v.Contradictions
 	slices.Sort(report.open)
@@ -213,14 +217,16 @@ func (l *lab) account(report *Report) error {
 	}
 	report.Lost = len(lost)
 	report.note(lost)
-	log, err := os.ReadFile(l.server.logFile())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, word := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
-		if i := strings.Index(string(log), word); i >= 0 {
-			report.Contradictions++
-			report.note([]string{fmt.Sprintf("the server's log: %s", log[i:min(i+1500, len(log))])})
+	for _, m := range l.machines {
+		log, err := os.ReadFile(m.server.logFile())
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, word := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
+			if i := strings.Index(string(log), word); i >= 0 {
+				report.Contradictions++
+				report.note([]string{fmt.Sprintf("the log of %s: %s", m.name, log[i:min(i+1500, len(log))])})
+			}
 		}
 	}
 	return nil

@@ -27,10 +27,11 @@ const base = "http://esh3ar.invalid"
 // requestTimeout bounds a request: a server that hangs must not hang its clients.
 const requestTimeout = 8 * time.Second
 
-func newAPI(key string, dial func(context.Context) (net.Conn, error)) *api {
+// newAPI returns one whose connections are made by dial. Of several servers, each request may go to another.
+func newAPI(key string, dial func(context.Context) (net.Conn, error), several bool) *api {
 	return &api{key: key, http: &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		MaxIdleConnsPerHost: 64,
+		MaxIdleConnsPerHost: 64, DisableKeepAlives: several,
 	}}}
 }
 

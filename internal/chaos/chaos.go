@@ -30,10 +30,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/esh3artech/esh3ar/internal/chaos/faultfs"
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
 	"github.com/esh3artech/esh3ar/internal/loadgen"
-	"github.com/esh3artech/esh3ar/internal/node"
 )
 
 // Options says what Run does. DefaultOptions returns some that work.
@@ -42,6 +40,9 @@ type Options struct {
 	Seed uint64
 	// Program is the server's program, run as "Program serve …".
 	Program string
+	// Nodes is how many servers there are. Several, which need a Database, are a cluster, whose nodes the laboratory
+	// also cuts off from each other. 0 means 1.
+	Nodes int
 	// Database is a PostgreSQL for the server to store in; nil means SQLite. Its database "postgres" has
 	// to be empty. Run breaks it and leaves it running.
 	Database Database
@@ -87,6 +88,8 @@ func (o *Options) validate() error {
 	switch {
 	case o.Program == "":
 		return errors.New("the laboratory needs a program to run")
+	case o.Nodes > 1 && o.Database == nil:
+		return errors.New("several servers need a database that all of them use")
 	case o.Duration <= 0 || o.Settle <= 0:
 		return errors.New("the duration and the settle time must be positive")
 	case o.Clients < 1 || o.Rate <= 0 || o.Recipients <= o.Away || o.Away < 0:
@@ -106,21 +109,15 @@ const (
 
 // lab is one run.
 type lab struct {
-	opts   Options
-	dir    string
-	data   string // the server's data directory
-	book   *book
-	server *supervisor
-	proxy  *proxy
-	api    *api
-	tokens *devicetoken.HS256
+	opts     Options
+	dir      string
+	book     *book
+	machines []*machine
+	links    *links // between the nodes of a cluster, nil if there is one server
+	proxy    *proxy
+	api      *api
+	tokens   *devicetoken.HS256
 
-	fsys    *faultfs.FS // nil where it cannot be mounted
-	noDisk  error
-	group   *group // nil where it cannot be made
-	noGroup error
-
-	clockFile string
 	silence   atomic.Bool // some devices do not acknowledge
 	doubled   atomic.Bool // devices acknowledge twice
 	noCancel  atomic.Bool // the server does not know how to cancel
@@ -130,8 +127,6 @@ type lab struct {
 	// sending ends when the senders have to give up what they repeat, ctx with the run.
 	sending, ctx context.Context
 	endSending   context.CancelFunc
-
-	pages int // lost in power cuts
 
 	logging sync.Mutex
 
@@ -181,7 +176,7 @@ func (l *lab) run() (report *Report, err error) {
 	if err := l.open(); err != nil {
 		return nil, err
 	}
-	report = &Report{Seed: l.opts.Seed, Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
+	report = &Report{Seed: l.opts.Seed, Nodes: len(l.machines), Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
 	if l.opts.Database != nil {
 		report.Store = "postgres"
 	}
@@ -198,10 +193,10 @@ func (l *lab) run() (report *Report, err error) {
 	for _, name := range slices.Sorted(maps.Keys(report.Unavailable)) {
 		l.say("  not available: %s: %s", name, report.Unavailable[name])
 	}
-	if err := l.server.launch(); err != nil {
+	if err := each(l.machines, func(m *machine) error { return m.server.launch() }); err != nil {
 		return report, err
 	}
-	if err := l.server.up(l.ctx); err != nil {
+	if err := each(l.machines, l.await); err != nil {
 		return report, err
 	}
 
@@ -238,80 +233,58 @@ func (l *lab) run() (report *Report, err error) {
 	}
 	endDevices()
 	phones.Wait()
-	l.stop()
+	l.machines[0].stop()
+	_ = each(l.machines[1:], func(m *machine) error { m.stop(); return nil })
 	return report, l.account(report)
 }
 
 // open makes what a run needs. What it has made when it fails is closed by close.
 func (l *lab) open() (err error) {
-	l.data = filepath.Join(l.dir, "data")
-	if err := os.MkdirAll(l.data, 0o700); err != nil {
-		return err
-	}
 	ledger, err := loadgen.CreateLedger(filepath.Join(l.dir, "ledger"))
 	if err != nil {
 		return err
 	}
 	l.book = newBook(ledger, l.opts.Recipients)
-	l.clockFile = filepath.Join(l.dir, "clock")
-	if err := l.setClock(0); err != nil {
+	if l.opts.Nodes > 1 {
+		err = l.openCluster()
+	} else {
+		_, err = l.newMachine("the server", l.dir, "--listen", "127.0.0.1:0")
+	}
+	if err != nil {
 		return err
 	}
-	backing := filepath.Join(l.dir, "disk")
-	if err := os.MkdirAll(backing, 0o700); err != nil {
-		return err
-	}
-	if l.fsys, err = faultfs.Mount(backing, l.data); err != nil {
-		l.fsys, l.noDisk = nil, err
-	}
-	if l.group, err = newGroup(); err != nil {
-		l.noGroup = err
-	}
-	line := []string{l.opts.Program, "serve", "--listen", "127.0.0.1:0", "--data", l.data,
-		"--ack-timeout", "1s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", fmt.Sprint(maxAttempts),
-		"--breaker-pause", "300ms", "--journal-keep", "20s", "--disk-reserve", fmt.Sprintf("%dB", diskReserve),
-		"--publish-timeout", "2s", "--drain-timeout", drainTimeout.String(), "--idle-timeout", "1m"}
-	if l.opts.Database != nil {
-		line = append(line, "--store", l.opts.Database.URL("postgres"))
-	}
-	l.server = &supervisor{
-		line: line, scratch: l.dir, ended: l.ended,
-		env: append(os.Environ(), "ESH3AR_BOOTSTRAP_KEY="+apiKey, "ESH3AR_JWT_SECRET="+jwtSecret, "GORACE=halt_on_error=1",
-			node.ClockFileVariable+"="+l.clockFile),
-		started: func(pid int) error {
-			if l.group == nil {
-				return nil
-			}
-			return l.group.add(pid)
-		},
-	}
-	if l.proxy, err = newProxy(l.ctx, l.server.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
+	if l.proxy, err = newProxy(l.ctx, l.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
 		return err
 	}
 	if l.tokens, err = devicetoken.NewHS256([]byte(jwtSecret), nil); err != nil {
 		return err
 	}
-	l.api = newAPI(apiKey, l.server.dial)
+	l.api = newAPI(apiKey, l.dial, l.opts.Nodes > 1)
 	return nil
+}
+
+// await waits until a server serves: one of a cluster, until it is ready.
+func (l *lab) await(m *machine) error {
+	if len(l.machines) == 1 {
+		return m.server.up(l.ctx)
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, bootLimit)
+	defer cancel()
+	return m.ready(ctx)
 }
 
 // close releases everything that open has made.
 func (l *lab) close() error {
 	var errs []error
-	if l.server != nil {
-		l.server.close()
+	errs = append(errs, each(l.machines, (*machine).close))
+	if l.links != nil {
+		l.links.close()
 	}
 	if l.api != nil {
 		l.api.close()
 	}
 	if l.proxy != nil {
 		l.proxy.close()
-	}
-	if l.fsys != nil {
-		errs = append(errs, l.fsys.Close())
-	}
-	if l.group != nil {
-		errs = append(errs, l.group.close())
 	}
 	if l.book != nil {
 		errs = append(errs, l.book.close())
@@ -395,19 +368,6 @@ func (l *lab) healing(names ...string) bool {
 	return false
 }
 
-// ended is told of every end of the server that nobody asked for. A server that cannot start without
-// its store or its disk may say so and is started again; anything else is a crash.
-func (l *lab) ended(err error) {
-	if l.healing("store-down", "store-hang", "disk-full", "fsync-error") {
-		l.mu.Lock()
-		l.exits++
-		l.mu.Unlock()
-		l.say("         the server ended: %v; it is started again", err)
-		return
-	}
-	l.book.fault("the server ended by itself: %v\n%s", err, l.server.tail(1500))
-}
-
 // say tells the log.
 func (l *lab) say(format string, args ...any) {
 	if l.opts.Log != nil {
@@ -415,10 +375,4 @@ func (l *lab) say(format string, args ...any) {
 		defer l.logging.Unlock()
 		fmt.Fprintf(l.opts.Log, format+"\n", args...)
 	}
-}
-
-// served reports whether the process has got as far as to bind its address.
-func (v *life) served() bool {
-	_, err := os.Stat(v.addr)
-	return err == nil
 }

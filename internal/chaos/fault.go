@@ -29,14 +29,16 @@ func (n named) Name() string { return string(n) }
 
 // unavailable says why a fault cannot be injected on this machine, "" if it can.
 func (l *lab) unavailable(name string) string {
-	switch name {
-	case "disk-full", "fsync-error", "slow-disk", "power-cut":
-		if l.fsys == nil {
-			return l.noDisk.Error()
-		}
-	case "memory-tight":
-		if l.group == nil {
-			return l.noGroup.Error()
+	for _, m := range l.machines {
+		switch name {
+		case "disk-full", "fsync-error", "slow-disk", "power-cut", "power-cut-all":
+			if m.fsys == nil {
+				return m.noDisk.Error()
+			}
+		case "memory-tight":
+			if m.group == nil {
+				return m.noGroup.Error()
+			}
 		}
 	}
 	return ""
@@ -45,14 +47,14 @@ func (l *lab) unavailable(name string) string {
 // kill ends the server with SIGKILL.
 type kill struct {
 	named
-	*lab
+	*machine
 }
 
-func newKill(l *lab, _ *rand.Rand) Fault { return kill{"kill", l} }
+func newKill(l *lab, dice *rand.Rand) Fault { return kill{"kill", l.some(dice)} }
 
 func (f kill) Inject(context.Context) error {
-	_, late := f.server.down(syscall.SIGKILL, bootLimit)
-	return late
+	f.say("         killed")
+	return f.kill()
 }
 
 func (f kill) Heal(context.Context) error { return f.server.launch() }
@@ -60,36 +62,28 @@ func (f kill) Heal(context.Context) error { return f.server.launch() }
 // powerCut ends the server with SIGKILL and takes from the disk what was not synced.
 type powerCut struct {
 	named
-	*lab
+	*machine
 	dice *rand.Rand
 }
 
-func newPowerCut(l *lab, dice *rand.Rand) Fault { return powerCut{"power-cut", l, dice} }
+func newPowerCut(l *lab, dice *rand.Rand) Fault { return powerCut{"power-cut", l.some(dice), dice} }
 
 func (f powerCut) Inject(context.Context) error {
-	if _, late := f.server.down(syscall.SIGKILL, bootLimit); late != nil {
-		return late
+	if err := f.kill(); err != nil {
+		return err
 	}
 	return f.cutPower(f.dice)
 }
 
 func (f powerCut) Heal(context.Context) error { return f.server.launch() }
 
-// cutPower drops what was not synced, of a server that is down.
-func (l *lab) cutPower(dice *rand.Rand) error {
-	loss, err := l.fsys.PowerCut(dice)
-	l.say("         power cut: %d pages of %d files are gone", loss.Pages, loss.Files)
-	l.pages += loss.Pages
-	return err
-}
-
 // terminate asks the server to stop, and sees to it that it does in time and without complaint.
 type terminate struct {
 	named
-	*lab
+	*machine
 }
 
-func newTerminate(l *lab, _ *rand.Rand) Fault { return terminate{"terminate", l} }
+func newTerminate(l *lab, dice *rand.Rand) Fault { return terminate{"terminate", l.some(dice)} }
 
 func (f terminate) Inject(context.Context) error {
 	f.stop()
@@ -98,25 +92,13 @@ func (f terminate) Inject(context.Context) error {
 
 func (f terminate) Heal(context.Context) error { return f.server.launch() }
 
-// stop asks the server to stop. One that has no address yet is still starting and may say so.
-func (l *lab) stop() {
-	v := l.server.current()
-	exit, late := l.server.down(syscall.SIGTERM, drainTimeout+drainGrace)
-	switch {
-	case late != nil:
-		l.book.fault("a graceful stop: %v", late)
-	case exit != nil && v != nil && v.served() && !l.healing("store-down", "store-hang", "disk-full", "fsync-error"):
-		l.book.fault("a graceful stop ended with %v", exit)
-	}
-}
-
 // hang stops the server's process for a while, with SIGSTOP.
 type hang struct {
 	named
-	*lab
+	*machine
 }
 
-func newPause(l *lab, _ *rand.Rand) Fault { return hang{"pause", l} }
+func newPause(l *lab, dice *rand.Rand) Fault { return hang{"pause", l.some(dice)} }
 
 func (f hang) Inject(context.Context) error {
 	f.server.signal(syscall.SIGSTOP)
@@ -132,16 +114,16 @@ func (f hang) Heal(context.Context) error {
 // that a write fails in its middle.
 type diskFull struct {
 	named
-	*lab
+	*machine
 	room int64
 }
 
 func newDiskFull(l *lab, dice *rand.Rand) Fault {
-	f := diskFull{named: "disk-full", lab: l, room: dice.Int64N(64 << 10)}
+	room := dice.Int64N(64 << 10)
 	if dice.IntN(3) == 0 {
-		f.room = diskReserve - 1
+		room = diskReserve - 1
 	}
-	return f
+	return diskFull{"disk-full", l.some(dice), room}
 }
 
 func (f diskFull) Inject(context.Context) error {
@@ -158,12 +140,13 @@ func (f diskFull) Heal(context.Context) error {
 // slowDisk makes syncs and writes take long.
 type slowDisk struct {
 	named
-	*lab
+	*machine
 	delays faultfs.Delays
 }
 
 func newSlowDisk(l *lab, dice *rand.Rand) Fault {
-	return slowDisk{"slow-disk", l, faultfs.Delays{Sync: 20*time.Millisecond + rand64(dice, 400*time.Millisecond), Write: rand64(dice, 5*time.Millisecond)}}
+	delays := faultfs.Delays{Sync: 20*time.Millisecond + rand64(dice, 400*time.Millisecond), Write: rand64(dice, 5*time.Millisecond)}
+	return slowDisk{"slow-disk", l.some(dice), delays}
 }
 
 func (f slowDisk) Inject(context.Context) error {
@@ -180,11 +163,11 @@ func (f slowDisk) Heal(context.Context) error {
 // machine is in the end taken down hard, as a careful operator would do, and started anew.
 type syncError struct {
 	named
-	*lab
+	*machine
 	dice *rand.Rand
 }
 
-func newSyncError(l *lab, dice *rand.Rand) Fault { return syncError{"fsync-error", l, dice} }
+func newSyncError(l *lab, dice *rand.Rand) Fault { return syncError{"fsync-error", l.some(dice), dice} }
 
 func (f syncError) Inject(context.Context) error {
 	f.fsys.FailSync(true)
@@ -195,8 +178,8 @@ func (f syncError) Heal(context.Context) error {
 	f.fsys.FailSync(false)
 	// The server goes on for a moment on a disk that syncs again and has lost something.
 	pause(f.ctx, rand64(f.dice, 500*time.Millisecond))
-	if _, late := f.server.down(syscall.SIGKILL, bootLimit); late != nil {
-		return late
+	if err := f.kill(); err != nil {
+		return err
 	}
 	if err := f.cutPower(f.dice); err != nil {
 		return err
@@ -232,12 +215,12 @@ func (f storeHang) Heal(context.Context) error { return f.opts.Database.Thaw() }
 // restores a backup.
 type storeSetBack struct {
 	named
-	*lab
+	*machine
 	copies string
 }
 
 func newStoreSetBack(l *lab, _ *rand.Rand) Fault {
-	return storeSetBack{"store-set-back", l, filepath.Join(l.dir, "copy")}
+	return storeSetBack{"store-set-back", l.machines[0], filepath.Join(l.dir, "copy")}
 }
 
 // storeFiles are those of the embedded store that hold what was committed.
@@ -259,17 +242,6 @@ func (f storeSetBack) Heal(context.Context) error {
 		}
 		return copyFiles(f.data, f.copies, storeFiles)
 	})
-}
-
-// whileDown kills the server, does something and starts it again.
-func (l *lab) whileDown(do func() error) error {
-	if _, late := l.server.down(syscall.SIGKILL, bootLimit); late != nil {
-		return late
-	}
-	if err := do(); err != nil {
-		return err
-	}
-	return l.server.launch()
 }
 
 // copyFiles copies the files that there are, durably; what the target has of the others goes.
@@ -387,7 +359,7 @@ const startForJump = 10 * time.Second
 // clockJump sets the clock that the server takes for the machine's, by hours in either direction.
 type clockJump struct {
 	named
-	*lab
+	*machine
 	by time.Duration
 }
 
@@ -396,7 +368,7 @@ func newClockJump(l *lab, dice *rand.Rand) Fault {
 	if dice.IntN(2) == 0 {
 		by = -by
 	}
-	return clockJump{"clock-jump", l, by.Round(time.Second)}
+	return clockJump{"clock-jump", l.some(dice), by.Round(time.Second)}
 }
 
 // Inject waits until the server is there: a start that a fault before it has put off would take the wrong time for
@@ -414,22 +386,13 @@ func (f clockJump) Inject(ctx context.Context) error {
 
 func (f clockJump) Heal(context.Context) error { return f.setClock(0) }
 
-// setClock sets how far the server's wall clock is off.
-func (l *lab) setClock(by time.Duration) error {
-	temp := l.clockFile + ".new"
-	if err := os.WriteFile(temp, []byte(by.String()), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, l.clockFile)
-}
-
 // memoryTight gives the server hardly more memory than it uses.
 type memoryTight struct {
 	named
-	*lab
+	*machine
 }
 
-func newMemoryTight(l *lab, _ *rand.Rand) Fault { return memoryTight{"memory-tight", l} }
+func newMemoryTight(l *lab, dice *rand.Rand) Fault { return memoryTight{"memory-tight", l.some(dice)} }
 
 func (f memoryTight) Inject(context.Context) error {
 	limit, err := f.group.tighten()

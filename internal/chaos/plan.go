@@ -21,6 +21,7 @@ const (
 	devices // what the devices do
 	clock
 	memory
+	routes // between the nodes of a cluster
 )
 
 // kind is a fault as the schedule knows it.
@@ -45,9 +46,16 @@ func kinds() []kind {
 		{"double-acknowledgements", devices, 2 * s, 5 * s, newDoubleAcknowledgements},
 		{"fsync-error", disk | process, 1 * s, 2 * s, newSyncError},
 		{"kill", process, 10 * ms, 800 * ms, newKill},
+		{"kill-most", process, 500 * ms, 4 * s, newKillMost},
+		{"long-pause", process, 6 * s, 9 * s, newLongPause},
 		{"memory-tight", memory, 2 * s, 5 * s, newMemoryTight},
+		{"partition", routes, 3 * s, 12 * s, newPartition},
+		{"partition-all", routes, 2 * s, 6 * s, newPartitionAll},
+		{"partition-pair", routes, 3 * s, 12 * s, newPartitionPair},
 		{"pause", process, 500 * ms, 4 * s, newPause},
 		{"power-cut", process | disk, 10 * ms, 500 * ms, newPowerCut},
+		{"power-cut-all", process | disk, 10 * ms, 500 * ms, newPowerCutAll},
+		{"rolling-restart", process, 10 * ms, 500 * ms, newRollingRestart},
 		{"silent-devices", devices, 2 * s, 4 * s, newSilentDevices},
 		{"slow-disk", disk, 2 * s, 4 * s, newSlowDisk},
 		{"stalled-devices", network, 1 * s, 4 * s, newStalledDevices},
@@ -138,12 +146,20 @@ func rand64(dice *rand.Rand, most time.Duration) time.Duration {
 // Plan returns the schedule of a run with these options on a machine where every fault is available.
 func (o *Options) Plan() []Step { return Plan(o.Seed, o.Duration, o.faults()) }
 
-// faults are the names of those that the options ask for and that their store can have.
+// faults are the names of those that the options ask for and that their servers and their store can have.
 func (o *Options) faults() []string {
 	var names []string
 	for _, name := range Faults() {
-		embedded, server := name == "store-set-back", name == "store-down" || name == "store-hang"
-		if (o.Faults == nil || slices.Contains(o.Faults, name)) && !(o.Database != nil && embedded) && !(o.Database == nil && server) {
+		can := true
+		switch name {
+		case "store-set-back":
+			can = o.Database == nil
+		case "store-down", "store-hang":
+			can = o.Database != nil
+		case "kill-most", "long-pause", "partition", "partition-all", "partition-pair", "power-cut-all", "rolling-restart":
+			can = o.Nodes > 1
+		}
+		if can && (o.Faults == nil || slices.Contains(o.Faults, name)) {
 			names = append(names, name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 // Report is what came of a run. Durations are in nanoseconds in JSON.
 type Report struct {
 	Seed     uint64        `json:"seed"`
+	Nodes    int           `json:"nodes"`
 	Store    string        `json:"store"`
 	Duration time.Duration `json:"duration"`
 	Settled  time.Duration `json:"settled"`
@@ -87,7 +88,11 @@ func (r *Report) String() string {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-18s"+format+"\n", append([]any{name}, args...)...)
 	}
-	row("seed", "%d, %s, %s and %.1f s to settle", r.Seed, r.Store, r.Duration, r.Settled.Seconds())
+	nodes := ""
+	if r.Nodes > 1 {
+		nodes = fmt.Sprintf("%d nodes, ", r.Nodes)
+	}
+	row("seed", "%d, %s%s, %s and %.1f s to settle", r.Seed, nodes, r.Store, r.Duration, r.Settled.Seconds())
 	row("faults", "%s", counts(r.Faults))
 	for _, name := range slices.Sorted(maps.Keys(r.Unavailable)) {
 		row("not available", "%s: %s", name, r.Unavailable[name])

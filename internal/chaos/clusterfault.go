@@ -1,0 +1,208 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// What is told to the nodes of a cluster.
+const (
+	clusterShards = "4"
+	clusterSecret = "the chaos laboratory's nodes know each other by this"
+	adminKey      = "the-chaos-laboratory-administers-with-this"
+)
+
+// rollingPatience is how long a rolling restart waits for a node to be ready.
+const rollingPatience = 15 * time.Second
+
+// several kills some or all of the nodes of a cluster at once.
+type several struct {
+	named
+	*lab
+	struck []*machine
+	dice   *rand.Rand // of the power cut, nil if there is none
+}
+
+// newKillMost kills a majority: what is left accepts nothing.
+func newKillMost(l *lab, dice *rand.Rand) Fault {
+	return several{"kill-most", l, l.draft(dice, len(l.machines)/2+1), nil}
+}
+
+// newPowerCutAll takes the power from all nodes: what they had not synced is gone everywhere.
+func newPowerCutAll(l *lab, dice *rand.Rand) Fault {
+	return several{"power-cut-all", l, l.machines, dice}
+}
+
+// draft returns n of the machines.
+func (l *lab) draft(dice *rand.Rand, n int) []*machine {
+	var some []*machine
+	for _, i := range dice.Perm(len(l.machines))[:n] {
+		some = append(some, l.machines[i])
+	}
+	return some
+}
+
+func (f several) Inject(context.Context) error {
+	err := each(f.struck, (*machine).kill)
+	for _, m := range f.struck {
+		m.say("killed")
+		if f.dice != nil {
+			err = errors.Join(err, m.cutPower(f.dice))
+		}
+	}
+	return err
+}
+
+func (f several) Heal(context.Context) error {
+	return each(f.struck, func(m *machine) error { return m.server.launch() })
+}
+
+// newLongPause stops a node for longer than its leases last: it wakes up as the owner of what is others' now.
+func newLongPause(l *lab, dice *rand.Rand) Fault { return hang{"long-pause", l.some(dice)} }
+
+// rolling restarts all nodes in order, one after the other, as an upgrade does.
+type rolling struct {
+	named
+	*lab
+}
+
+func newRollingRestart(l *lab, _ *rand.Rand) Fault { return rolling{"rolling-restart", l} }
+
+func (f rolling) Inject(ctx context.Context) error {
+	for _, m := range f.machines {
+		m.say("is restarted")
+		m.stop()
+		if err := m.server.launch(); err != nil {
+			return err
+		}
+		// As the documentation has it: the next one when this one is ready. A cluster that is cut apart or without
+		// its store may not be for long; an upgrade would wait, a laboratory goes on.
+		ready, cancel := context.WithTimeout(ctx, rollingPatience)
+		_ = m.ready(ready)
+		cancel()
+	}
+	return nil
+}
+
+func (rolling) Heal(context.Context) error { return nil }
+
+// cut cuts nodes off from each other.
+type cut struct {
+	named
+	*lab
+	pairs [][2]*machine
+}
+
+// newPartition cuts one node off from all others.
+func newPartition(l *lab, dice *rand.Rand) Fault {
+	f := cut{named: "partition", lab: l}
+	alone := l.some(dice)
+	for _, m := range l.machines {
+		if m != alone {
+			f.pairs = append(f.pairs, [2]*machine{alone, m})
+		}
+	}
+	return f
+}
+
+// newPartitionAll cuts all nodes off from each other.
+func newPartitionAll(l *lab, _ *rand.Rand) Fault {
+	f := cut{named: "partition-all", lab: l}
+	for i, a := range l.machines {
+		for _, b := range l.machines[i+1:] {
+			f.pairs = append(f.pairs, [2]*machine{a, b})
+		}
+	}
+	return f
+}
+
+// newPartitionPair cuts two nodes off from each other, both of which the others reach.
+func newPartitionPair(l *lab, dice *rand.Rand) Fault {
+	two := l.draft(dice, 2)
+	return cut{"partition-pair", l, [][2]*machine{{two[0], two[1]}}}
+}
+
+func (f cut) Inject(context.Context) error {
+	for _, p := range f.pairs {
+		f.say("         %s and %s are cut off from each other", p[0].name, p[1].name)
+		f.links.cut(p[0].name, p[1].name, true)
+	}
+	return nil
+}
+
+func (f cut) Heal(context.Context) error {
+	for _, p := range f.pairs {
+		f.links.cut(p[0].name, p[1].name, false)
+	}
+	return nil
+}
+
+// openCluster makes the nodes of a cluster, whose connections to each other pass through the laboratory's links.
+func (l *lab) openCluster() error {
+	var names, targets []string
+	for i := range l.opts.Nodes {
+		names = append(names, fmt.Sprint("node-", i+1))
+		address, err := freeAddress(l.ctx)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, address)
+	}
+	var err error
+	if l.links, err = newLinks(l.ctx, names, targets); err != nil {
+		return err
+	}
+	for i, name := range names {
+		_, err := l.newMachine(name, filepath.Join(l.dir, name), "--listen", "127.0.0.1:0", "--shards", clusterShards,
+			"--cluster-name", "chaos", "--node-name", name, "--cluster-listen", targets[i], "--cluster-advertise", l.links.fronts[i].addr(),
+			"--routes", strings.Join(l.links.addrs(), ","))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeAddress returns an address that nobody listens on. Its port lies below those that systems give to outgoing
+// connections, so that it stays free while a server is down.
+func freeAddress(ctx context.Context) (string, error) {
+	var err error
+	for range 100 {
+		var ln net.Listener
+		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprint("127.0.0.1:", 10000+rand.IntN(20000))); err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
+	}
+	return "", err
+}
+
+// ready waits until the server says that it is.
+func (m *machine) ready(ctx context.Context) error {
+	c := http.Client{Timeout: requestTimeout, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return m.server.dial(ctx) },
+	}}
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := c.Do(req); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("%s is not ready: %w\n%s", m.name, ctx.Err(), m.server.tail(2<<10))
+		}
+	}
+}
