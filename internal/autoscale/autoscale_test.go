@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -236,6 +237,16 @@ func TestAutoscaler(t *testing.T) {
 	} {
 		if !regexp.MustCompile(`(?m)^` + line + `$`).MatchString(metrics) {
 			t.Errorf("no line %s", line)
+		}
+	}
+
+	page, err := os.ReadFile("../../docs/autoscaling.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (esh3ar_\w+)`).FindAllStringSubmatch(metrics, -1) {
+		if !strings.Contains(string(page), "| `"+m[1]+"` |") {
+			t.Errorf("docs/autoscaling.md does not explain %s", m[1])
 		}
 	}
 
