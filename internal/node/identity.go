@@ -30,28 +30,51 @@ type deployment struct {
 	Shards int `json:"shards"`
 }
 
-// claimDeployment reads the deployment of the data directory, or creates it. It refuses a number of
-// shards that is not the deployment's: recipients would be looked for where their messages are not.
-func claimDeployment(dir string, shards int) error {
+// checkDeployment refuses a number of shards that is not that of the data directory's deployment: recipients would be
+// looked for where their messages are not. A directory that has none yet is known to have none.
+func checkDeployment(dir string, shards int) (known bool, err error) {
 	path := filepath.Join(dir, deploymentFile)
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		raw, err = json.Marshal(deployment{Shards: shards})
-		if err != nil {
-			return err
-		}
-		return writeDurably(path, append(raw, '\n'), 0o644)
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	var d deployment
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	if d.Shards != shards {
-		return &OptionError{Option: "shards", Value: fmt.Sprint(shards),
+		return true, &OptionError{Option: "shards", Value: fmt.Sprint(shards),
 			Reason: fmt.Sprintf("the deployment in %s was created with %d, which cannot change", dir, d.Shards)}
+	}
+	return true, nil
+}
+
+// claimDeployment notes the deployment in its data directory. It comes after the store and the journal have taken the
+// number of shards, so that a wrong one leaves nothing behind that would refuse the right one.
+func claimDeployment(dir string, shards int) error {
+	if known, err := checkDeployment(dir, shards); known || err != nil {
+		return err
+	}
+	raw, err := json.Marshal(deployment{Shards: shards})
+	if err != nil {
+		return err
+	}
+	return writeDurably(filepath.Join(dir, deploymentFile), append(raw, '\n'), 0o644)
+}
+
+// sameShards fixes the deployment's number of shards in the store, or refuses another than is fixed there. All
+// nodes have the store in common, whatever they keep in their data directories.
+func sameShards(ctx context.Context, d store.Deployment, shards int) error {
+	fixed, err := d.FixShards(ctx, shards)
+	if err != nil {
+		return fmt.Errorf("number of shards in the store: %w", err)
+	}
+	if fixed != shards {
+		return &OptionError{Option: "shards", Value: fmt.Sprint(shards),
+			Reason: fmt.Sprintf("the deployment in this store was created with %d, which cannot change", fixed)}
 	}
 	return nil
 }

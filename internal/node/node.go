@@ -112,7 +112,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return n, fmt.Errorf("data directory: %w", err)
 	}
-	if err := claimDeployment(cfg.Data, cfg.Shards); err != nil {
+	if _, err := checkDeployment(cfg.Data, cfg.Shards); err != nil {
 		return n, err
 	}
 	key := string(cfg.BootstrapKey)
@@ -141,6 +141,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 		return n, err
 	}
 	if err := n.openJournalWith(ctx); err != nil {
+		return n, err
+	}
+	if err := claimDeployment(cfg.Data, cfg.Shards); err != nil {
 		return n, err
 	}
 	n.keys = newKnownKeys(n.store, filepath.Join(cfg.Data, keysFile), n.clock.Now, log)

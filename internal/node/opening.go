@@ -127,7 +127,7 @@ func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
 			if err != nil {
 				return nil, err
 			}
-			if err := bootstrap(ctx, s, key, n.clock.Now()); err != nil {
+			if err := n.enter(ctx, s, key); err != nil {
 				return nil, errors.Join(err, s.Close())
 			}
 			return s, nil
@@ -148,6 +148,14 @@ func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
 	case <-ctx.Done():
 	}
 	return ctx.Err()
+}
+
+// enter makes sure that a store is this deployment's and that its development client is there.
+func (n *Node) enter(ctx context.Context, s store.Store, key string) error {
+	if err := sameShards(ctx, s, n.cfg.Shards); err != nil {
+		return err
+	}
+	return bootstrap(ctx, s, key, n.clock.Now())
 }
 
 // openJournalWith opens the journal, also if the store is late, unless the journal has to be made: where its

@@ -78,6 +78,7 @@ type Reader interface {
 
 // Store is everything together.
 type Store interface {
+	Deployment
 	Shards
 	Reader
 	Clients

@@ -188,6 +188,11 @@ func (b *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
 	return call(ctx, b, b.write, func(ctx context.Context) (store.Claim, error) { return b.Store.Claim(ctx, shard) })
 }
 
+// FixShards implements store.Deployment.
+func (b *Store) FixShards(ctx context.Context, shards int) (int, error) {
+	return call(ctx, b, b.write, func(ctx context.Context) (int, error) { return b.Store.FixShards(ctx, shards) })
+}
+
 // Positions implements store.Shards.
 func (b *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) {
 	return call(ctx, b, b.read, func(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) { return b.Store.Positions(ctx) })

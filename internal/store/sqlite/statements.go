@@ -22,6 +22,7 @@ type statements struct {
 	webhooks webhookStatements
 	audit    *stmt
 	usage    *stmt
+	shards   *stmt // of the deployment
 
 	lastSeq                      *stmt
 	indexOne, indexMany, indexed *stmt
@@ -87,6 +88,8 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.indexed, `UPDATE indexer SET seq = ?`},
 
 		{&s.audit, `INSERT INTO audit (at, actor, address, action, client, object, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`},
+		{&s.shards, `INSERT INTO deployment (id, shards) VALUES (1, ?)
+			ON CONFLICT (id) DO UPDATE SET shards = deployment.shards RETURNING shards`},
 		{&s.usage, `INSERT INTO usage (day, client, count) VALUES (?, ?, ?)
 			ON CONFLICT (day, client) DO UPDATE SET count = count + excluded.count RETURNING count`},
 

@@ -21,6 +21,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	RunClients(t, open)
 	RunMessages(t, open)
 	run(t, open, []test{
+		{"FixShards", testFixShards},
 		{"Webhooks", testWebhooks},
 		{"WebhookLimit", testWebhookLimit},
 		{"WebhookProgress", testWebhookProgress},
