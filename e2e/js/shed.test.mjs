@@ -28,7 +28,7 @@ test("shed", { concurrency: true }, async (t) => {
       sent.push(await send({ to, content: `message ${sent.length}` }));
       await pause(200);
       return moved > 0;
-    }, "the device to be told to go elsewhere");
+    }, "the device to be told to go elsewhere", 60_000);
     sent.push(await send({ to, content: "after" }));
     for (const id of sent) await becomes(id, "delivered");
     const first = [...new Set(device.received.map((m) => m.id))];

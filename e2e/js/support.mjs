@@ -44,8 +44,8 @@ export async function becomes(id, status) {
 }
 
 // until waits until the condition holds.
-export async function until(condition, what) {
-  const deadline = Date.now() + limit;
+export async function until(condition, what, within = limit) {
+  const deadline = Date.now() + within;
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`waited in vain for ${typeof what === "function" ? what() : what}`);
     await pause(10);

@@ -23,9 +23,9 @@ const (
 	shedQuiet    = 10 * time.Second
 	shedPatience = 5 * time.Second
 
-	// returning is how long a node that stops answers the devices that it has told to go, which come back to it at once to
+	// returning is how long a node that stops answers the devices that it has told to go, which come back to it within a second to
 	// hear where.
-	returning = time.Second
+	returning = 1500 * time.Millisecond
 )
 
 // The life of a node as its devices see it.

@@ -219,17 +219,13 @@ func (c *Cluster) Shed(now time.Time, own, movable int64) int {
 			room += max(shares[i]-t.expected(), 0)
 		}
 	}
-	switch {
-	case c.policy.Rate <= 0 || room < 1 || now.Sub(c.changed) < c.policy.Quiet || float64(own) <= level:
-		c.full, c.shedding = time.Time{}, false
-	case c.shedding:
-	case float64(own) <= full:
+	if float64(own) <= level || !c.shedding && float64(own) <= full {
 		c.full = time.Time{}
-	case c.full.IsZero():
+	} else if c.full.IsZero() {
 		c.full = now
-	default:
-		c.shedding = now.Sub(c.full) >= c.policy.Patience
 	}
+	may := c.policy.Rate > 0 && room >= 1 && now.Sub(c.changed) >= c.policy.Quiet
+	c.shedding = may && !c.full.IsZero() && (c.shedding || now.Sub(c.full) >= c.policy.Patience)
 	if !c.shedding {
 		c.budget = 0
 		return 0

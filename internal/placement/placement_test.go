@@ -124,7 +124,7 @@ func TestShed(t *testing.T) {
 	}
 	look := func(devices ...int64) { s.Look(s.now, Node{Name: "a"}, nodes(devices...)) }
 	look(600, 600)
-	want(0, 0, 6000, 6000, 14*time.Second, "the cluster has just formed, and then the node has just been full")
+	want(0, 0, 6000, 6000, 10*time.Second, "the cluster has just formed")
 	want(300, 10, 6000, 6000, time.Minute+time.Second, "a twentieth a minute")
 	want(0, 0, 6000, 0, time.Minute, "those that would come back at once stay")
 	if e, ok := s.Shedding(6000); !ok || e.Share != 2400 || e.Overloaded {
@@ -132,7 +132,7 @@ func TestShed(t *testing.T) {
 	}
 	// A node comes: nothing moves for a while.
 	look(600, 600, 0)
-	want(0, 0, 6000, 6000, 14*time.Second, "a node has come")
+	want(0, 0, 6000, 6000, 10*time.Second, "a node has come")
 	want(300, 10, 6000, 6000, time.Minute+time.Second, "then it goes on")
 	// It goes on below the bound at which it began, down to where it is level.
 	look(1000, 1000)
@@ -145,6 +145,9 @@ func TestShed(t *testing.T) {
 	want(60, 5, 1250, 1250, time.Minute, "1.05 × 1117 + 10 is less than 1250")
 	want(0, 0, 1140, 1140, time.Minute, "1.05 × 1080 + 10 is more than 1140")
 	want(0, 0, 1400, 1400, time.Minute, "having ended it begins again only above 1.25 × 1167 + 50")
+	want(0, 0, 1600, 1600, 5*time.Second, "and only when that has lasted")
+	want(5, 1, 1600, 1600, 4*time.Second, "as it has now")
+	want(0, 0, 1140, 1140, time.Minute, "level again")
 	if s.Place(1400) != "" {
 		t.Error("a node that is not full sends a device away")
 	}
@@ -170,7 +173,7 @@ func TestShed(t *testing.T) {
 func TestShedOverloaded(t *testing.T) {
 	s := &shedder{New(testPolicy), time.Unix(0, 0)}
 	s.Look(s.now, Node{Name: "a", CPU: 2, Processors: 2}, nodes(1000, 1000))
-	if n := s.shed(1200, 1200, 15*time.Second); n != 0 {
+	if n := s.shed(1200, 1200, 10*time.Second); n != 0 {
 		t.Errorf("%d are shed at once", n)
 	}
 	if n := s.shed(1200, 1200, time.Minute); n == 0 {
@@ -207,7 +210,7 @@ func TestBoundsHold(t *testing.T) {
 		for step := range 200 {
 			n := c.Shed(now, own, own)
 			now = now.Add(250 * time.Millisecond)
-			if n < 0 || n > 0 && step < 4*14 {
+			if n < 0 || n > 0 && step < 4*10 {
 				t.Fatalf("step %d: %d are shed", step, n)
 			}
 			if n > 0 && float64(n) > max(c.policy.Rate/60*float64(own), 1)+1 {
