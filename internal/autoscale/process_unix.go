@@ -255,29 +255,34 @@ func (p *Process) start(ctx context.Context, o Order, running []processNode) err
 	if n < 1 {
 		return fmt.Errorf("autoscale: %d processes run already, and not all of them have become nodes: see the logs in %s", serving, p.opts.Dir)
 	}
-	var started []processNode
+	var started []*os.Process
+	defer func() {
+		for _, process := range started {
+			_ = process.Release() // look waits for it
+		}
+	}()
 	for i := 1; len(started) < n; i++ {
 		name := p.opts.Prefix + "-" + strconv.Itoa(i)
 		if taken[name] {
 			continue
 		}
-		node := p.node(name)
-		if err := p.startOne(ctx, node); err != nil {
+		process, err := p.startOne(ctx, p.node(name))
+		if err != nil {
 			for _, before := range started {
-				err = errors.Join(err, before.signal(syscall.SIGKILL))
+				err = errors.Join(err, before.Kill())
 			}
 			return fmt.Errorf("autoscale: start %s: %w", name, err)
 		}
-		started = append(started, node)
+		started = append(started, process)
 	}
 	return nil
 }
 
 // startOne starts a node's process. A shell writes the process's number down before it becomes the program: so the number
 // is there whatever happens to this process meanwhile.
-func (p *Process) startOne(ctx context.Context, n processNode) (err error) {
+func (p *Process) startOne(ctx context.Context, n processNode) (process *os.Process, err error) {
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -286,19 +291,19 @@ func (p *Process) startOne(ctx context.Context, n processNode) (err error) {
 	}()
 	line, env, err := p.opts.Command(ctx, n.name, n.file("data"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	alive, err := os.OpenFile(n.file("alive"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer alive.Close() // the child has it
 	if _, err := tryLock(alive); err != nil {
-		return err
+		return nil, err
 	}
 	log, err := os.OpenFile(n.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close() // the child has it
 	// Not of ctx: the process is to live on.
@@ -308,11 +313,11 @@ func (p *Process) startOne(ctx context.Context, n processNode) (err error) {
 	cmd.ExtraFiles = []*os.File{alive}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no signal of this one's terminal is meant for it
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
 	p.children[cmd.Process.Pid] = struct{}{}
 	p.opts.Logger.Info("a node is started", "node", n.name, "process", cmd.Process.Pid)
-	return cmd.Process.Release()
+	return cmd.Process, nil
 }
 
 // drain tells a node to end, and notes that it did before.
