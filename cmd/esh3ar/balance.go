@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/balance"
@@ -22,11 +23,16 @@ type balanceCmd struct {
 	Key      string `name:"tls-key" env:"ESH3AR_BALANCE_TLS_KEY" group:"Network" placeholder:"FILE" help:"The certificate's key, in PEM."`
 
 	Discover  []string      `name:"discover" env:"ESH3AR_BALANCE_DISCOVER" group:"Nodes" xor:"nodes" required:"" placeholder:"URL" help:"Learn all servers of a cluster from these: one of them is enough, and a name that leads to any will do. They must have this process among their trusted-proxies."`
-	Nodes     []string      `name:"node" env:"ESH3AR_BALANCE_NODE" group:"Nodes" xor:"nodes" required:"" placeholder:"URL" help:"The servers, as http://host:port, with commas or the flag again and again."`
-	NodesDNS  string        `name:"nodes-dns" env:"ESH3AR_BALANCE_NODES_DNS" group:"Nodes" xor:"nodes" required:"" placeholder:"HOST:PORT" help:"Find the servers as the addresses of this name."`
+	Nodes     []string      `name:"node" env:"ESH3AR_BALANCE_NODE" group:"Nodes" xor:"nodes" required:"" placeholder:"URL" help:"The servers, as http://host:port or https://host:port, with commas or the flag again and again."`
+	NodesDNS  string        `name:"nodes-dns" env:"ESH3AR_BALANCE_NODES_DNS" group:"Nodes" xor:"nodes" required:"" placeholder:"[https://]HOST:PORT" help:"Find the servers as the addresses of this name."`
 	NodesFile string        `name:"nodes-file" env:"ESH3AR_BALANCE_NODES_FILE" group:"Nodes" xor:"nodes" required:"" placeholder:"FILE" help:"Find the servers in this file, a URL a line."`
 	Refresh   time.Duration `name:"nodes-refresh" env:"ESH3AR_BALANCE_NODES_REFRESH" group:"Nodes" default:"5s" help:"How often the name is resolved or the file is read again."`
 	SlowStart time.Duration `name:"slow-start" env:"ESH3AR_BALANCE_SLOW_START" group:"Nodes" default:"10s" help:"How long a server that comes, or comes back, takes to get its full share."`
+
+	NodeCA         string `name:"node-ca" env:"ESH3AR_BALANCE_NODE_CA" group:"TLS to servers" placeholder:"FILE" help:"Authorities that vouch for servers with https URLs, in PEM, instead of the system's. Read again when it changes, as are the others."`
+	NodeCert       string `name:"node-cert" env:"ESH3AR_BALANCE_NODE_CERT" group:"TLS to servers" placeholder:"FILE" help:"Certificate chain to show to servers that ask for one, in PEM."`
+	NodeKey        string `name:"node-key" env:"ESH3AR_BALANCE_NODE_KEY" group:"TLS to servers" placeholder:"FILE" help:"The certificate's key, in PEM."`
+	NodeServerName string `name:"node-server-name" env:"ESH3AR_BALANCE_NODE_SERVER_NAME" group:"TLS to servers" placeholder:"NAME" help:"Name that the servers' certificates must be for; empty takes the host of each URL."`
 
 	Trusted       []string `name:"trusted-proxies" env:"ESH3AR_BALANCE_TRUSTED_PROXIES" group:"Client addresses" placeholder:"CIDR" help:"Networks of proxies before this one, whose X-Forwarded-For, Forwarded and PROXY protocol are believed. Of others they are replaced."`
 	ProxyProtocol bool     `name:"proxy-protocol" env:"ESH3AR_BALANCE_PROXY_PROTOCOL" group:"Client addresses" help:"Tell servers the client's address by the PROXY protocol (version 2) as well. They must trust this process, and connections to them are no longer shared."`
@@ -108,6 +114,9 @@ func (c *balanceCmd) options() (balance.Options, error) {
 	if (c.Cert == "") != (c.Key == "") {
 		return o, errors.New("--tls-cert and --tls-key go together")
 	}
+	if (c.NodeCert == "") != (c.NodeKey == "") {
+		return o, errors.New("--node-cert and --node-key go together")
+	}
 	for _, d := range []struct {
 		flag string
 		time.Duration
@@ -127,19 +136,29 @@ func (c *balanceCmd) options() (balance.Options, error) {
 	if o.Trusted, err = peer.ParseTrusted(c.Trusted); err != nil {
 		return o, fmt.Errorf("--trusted-proxies: %w", err)
 	}
+	if o.NodeTLS, err = balance.NewNodeTLS(balance.NodeTLSOptions{CAFile: c.NodeCA, CertFile: c.NodeCert, KeyFile: c.NodeKey, ServerName: c.NodeServerName}); err != nil {
+		return o, fmt.Errorf("TLS to servers: %w", err)
+	}
 	switch {
 	case c.NodesDNS != "":
-		if _, _, err := net.SplitHostPort(c.NodesDNS); err != nil {
+		scheme, hostPort, ok := strings.Cut(c.NodesDNS, "://")
+		if !ok {
+			scheme, hostPort = "http", c.NodesDNS
+		}
+		if _, err := balance.ParseNode(scheme + "://" + hostPort); err != nil {
 			return o, fmt.Errorf("--nodes-dns: %w", err)
 		}
-		o.Nodes = balance.DNS{HostPort: c.NodesDNS, Every: c.Refresh}
+		if _, _, err := net.SplitHostPort(hostPort); err != nil {
+			return o, fmt.Errorf("--nodes-dns: %w", err)
+		}
+		o.Nodes = balance.DNS{HostPort: hostPort, Scheme: scheme, Every: c.Refresh}
 	case c.NodesFile != "":
 		o.Nodes = balance.File{Path: c.NodesFile, Every: c.Refresh}
 	case len(c.Discover) > 0:
 		if err := areNodes("discover", c.Discover); err != nil {
 			return o, err
 		}
-		o.Nodes = balance.Discovery{Seeds: c.Discover, Every: o.PollEvery}
+		o.Nodes = balance.Discovery{Seeds: c.Discover, Every: o.PollEvery, TLS: o.NodeTLS}
 	default:
 		if err := areNodes("node", c.Nodes); err != nil {
 			return o, err

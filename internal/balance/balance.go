@@ -20,6 +20,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/balance/picker"
+	"github.com/esh3artech/esh3ar/internal/certificate"
 	"github.com/esh3artech/esh3ar/internal/peer"
 )
 
@@ -31,6 +32,8 @@ type Options struct {
 	Nodes Nodes
 	// CertFile and KeyFile are the certificate and the key for TLS, in PEM; both empty for plain HTTP.
 	CertFile, KeyFile string
+	// NodeTLS says how nodes with https URLs are spoken to; nil for what the zero NodeTLSOptions say.
+	NodeTLS *NodeTLS
 	// Trusted are the peers whose word is taken for who their clients are.
 	Trusted peer.Trusted
 	// ProxyProtocol has connections to nodes begin with a PROXY header (version 2). Nodes must trust this
@@ -96,7 +99,7 @@ type Balancer struct {
 	http    *http.Server
 	admin   *http.Server
 	poller  *poller
-	cert    *certificate // nil without TLS
+	cert    *certificate.Source[tls.Certificate] // nil without TLS
 
 	adminListener net.Listener
 
@@ -115,6 +118,9 @@ type Balancer struct {
 // New binds the addresses and reads the certificate. Nothing is served before Run; a Balancer that is not
 // run must be closed.
 func New(ctx context.Context, o Options) (b *Balancer, err error) {
+	if o.NodeTLS == nil {
+		o.NodeTLS = new(NodeTLS)
+	}
 	b = &Balancer{
 		opts: o, log: o.Logger, registry: prometheus.NewRegistry(),
 		picker: picker.New(o.Picker), budget: picker.NewBudget(o.RetryShare, retrySavings), backends: make(map[string]*backend),
@@ -128,10 +134,10 @@ func New(ctx context.Context, o Options) (b *Balancer, err error) {
 	}()
 	var config *tls.Config
 	if o.CertFile != "" || o.KeyFile != "" {
-		if b.cert, err = loadCertificate(o.CertFile, o.KeyFile, o.Logger); err != nil {
+		if b.cert, err = certificate.Pair(o.CertFile, o.KeyFile); err != nil {
 			return b, err
 		}
-		config = b.cert.config()
+		config = certificate.Server(b.cert, "h2", "http/1.1")
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", o.Listen)
@@ -207,8 +213,9 @@ func (b *Balancer) Run(ctx context.Context) error {
 	g.Go(func() error { return quiet(b.watch(background)) })
 	g.Go(func() error { return quiet(b.sweep(background)) })
 	if b.cert != nil {
-		g.Go(func() error { return quiet(b.cert.run(background, b.opts.PollEvery, b.metrics)) })
+		g.Go(func() error { return quiet(b.cert.Run(background, b.opts.PollEvery, b.reloaded)) })
 	}
+	g.Go(func() error { return quiet(b.opts.NodeTLS.run(background, b.opts.PollEvery, b.reloaded)) })
 
 	select {
 	case <-ctx.Done():
@@ -266,6 +273,17 @@ func (b *Balancer) Close() {
 	}
 }
 
+// reloaded tells that a certificate's files have changed, and why they cannot be used, if they cannot.
+func (b *Balancer) reloaded(err error) {
+	if err != nil {
+		b.metrics.reloads.WithLabelValues("failed").Inc()
+		b.log.Warn("a certificate's files cannot be used; what they held before stays", "err", err)
+		return
+	}
+	b.metrics.reloads.WithLabelValues("loaded").Inc()
+	b.log.Info("a certificate was read again")
+}
+
 // watch follows the set of nodes.
 func (b *Balancer) watch(ctx context.Context) error {
 	return b.opts.Nodes.Watch(ctx, b.set, func(err error) {
@@ -292,7 +310,7 @@ func (b *Balancer) set(urls []string) {
 		keep[id] = true
 		ids = append(ids, id)
 		if b.backends[id] == nil {
-			b.backends[id] = &backend{id: id, address: u.Host, metrics: b.metrics.node(id)}
+			b.backends[id] = &backend{id: id, scheme: u.Scheme, address: u.Host, tls: b.opts.NodeTLS, metrics: b.metrics.node(id)}
 		}
 	}
 	b.picker.Set(time.Now(), ids)

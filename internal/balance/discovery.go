@@ -39,12 +39,18 @@ type Discovery struct {
 	Seeds []string
 	// Every is how often nodes are asked.
 	Every time.Duration
+	// TLS says how nodes with https URLs are asked; nil for what the zero NodeTLSOptions say.
+	TLS *NodeTLS
 }
 
 // Watch implements Nodes.
 func (d Discovery) Watch(ctx context.Context, set func([]string), failed func(error)) error {
+	over := d.TLS
+	if over == nil {
+		over = new(NodeTLS)
+	}
 	client := &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 1, DisableCompression: true, Proxy: nil},
+		Transport: over.transport(),
 		Timeout:   listingTime,
 		// Where a node leads elsewhere it is none.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

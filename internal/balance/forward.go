@@ -164,6 +164,10 @@ func (e *exchange) release(now time.Time) {
 	if old := e.own[e.node]; old != nil && old != e.u {
 		old.Close()
 	}
+	if e.u.more() {
+		e.drop()
+		return
+	}
 	e.u.since, e.u.used = now, true
 	e.own[e.node] = e.u
 }

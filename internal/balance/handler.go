@@ -40,6 +40,7 @@ func newHandler(b *Balancer) *handler {
 	o := &b.opts
 	h.transport = &http.Transport{
 		DialContext:           h.dial,
+		DialTLSContext:        h.dialTLS,
 		DisableCompression:    true,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       o.NodeIdleTimeout,
@@ -71,6 +72,17 @@ func (h *handler) dial(ctx context.Context, network, address string) (net.Conn, 
 		}
 	}
 	return c, nil
+}
+
+// dialTLS is dial for nodes with https URLs.
+func (h *handler) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := h.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.balancer.opts.ConnectTimeout)
+	defer cancel()
+	return h.balancer.opts.NodeTLS.client(ctx, c, address)
 }
 
 // connContext notes what requests of a connection need to know of it.
@@ -134,8 +146,7 @@ func (h *handler) tell(w http.ResponseWriter, p *problem) {
 
 // rewrite makes the request that goes to a node. Which one it is, the roundTripper says.
 func rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.Scheme = "http"
-	r.Out.URL.Host = "node"
+	r.Out.URL.Scheme, r.Out.URL.Host = "http", "node"
 	r.Out.Host = r.In.Host
 	if f, ok := r.In.Context().Value(forwardedKey).(*forwarded); ok {
 		f.setOn(r.Out.Header, r.In.Header)

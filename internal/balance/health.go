@@ -35,7 +35,7 @@ type poller struct {
 func newPoller(b *Balancer) *poller {
 	return &poller{
 		balancer: b,
-		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1, DisableCompression: true, Proxy: nil}},
+		client:   &http.Client{Transport: b.opts.NodeTLS.transport()},
 		wake:     make(chan struct{}, 1),
 		asking:   make(map[string]bool), misses: make(map[string]int), said: make(map[string]string),
 	}

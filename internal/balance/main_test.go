@@ -140,10 +140,17 @@ type rawNode struct {
 
 func raw(t testing.TB, serve func(c net.Conn, r *http.Request, body []byte) bool) *rawNode {
 	t.Helper()
+	return rawOver(t, func(l net.Listener) net.Listener { return l }, serve)
+}
+
+// rawOver is raw over something that goes round its listener.
+func rawOver(t testing.TB, over func(net.Listener) net.Listener, serve func(c net.Conn, r *http.Request, body []byte) bool) *rawNode {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l = over(l)
 	n := &rawNode{url: "http://" + l.Addr().String()}
 	var under sync.WaitGroup
 	conns := make(map[net.Conn]bool)

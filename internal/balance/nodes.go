@@ -2,6 +2,7 @@ package balance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -35,6 +36,8 @@ func (s Static) Watch(ctx context.Context, set func([]string), _ func(error)) er
 type DNS struct {
 	// HostPort is the name and the port, as in "nodes.internal:8080".
 	HostPort string
+	// Scheme is http or https; "" for http.
+	Scheme string
 	// Every is how often the name is resolved.
 	Every time.Duration
 	// Resolver is the one to ask; nil for the system's.
@@ -62,7 +65,7 @@ func (d DNS) Watch(ctx context.Context, set func([]string), failed func(error)) 
 		}
 		urls := make([]string, 0, len(addrs))
 		for _, a := range addrs {
-			urls = append(urls, "http://"+net.JoinHostPort(a.Unmap().String(), port))
+			urls = append(urls, cmp.Or(d.Scheme, "http")+"://"+net.JoinHostPort(a.Unmap().String(), port))
 		}
 		return urls, nil
 	}, set, failed)
@@ -130,14 +133,18 @@ func poll(ctx context.Context, every time.Duration, look func() ([]string, error
 	}
 }
 
-// ParseNode reads the URL of a node: http, a host, a port, and nothing more.
+// ParseNode reads the URL of a node: http or https, a host, a port, and nothing more.
 func ParseNode(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
-		return nil, fmt.Errorf("%q is no node: http://host:port is", s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
+		return nil, fmt.Errorf("%q is no node: http://host:port is, or https://host:port", s)
 	}
 	if u.Port() == "" {
-		u.Host = net.JoinHostPort(u.Hostname(), "80")
+		port := "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
-	return &url.URL{Scheme: "http", Host: u.Host}, nil
+	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }

@@ -242,7 +242,7 @@ func TestNodesOfAFile(t *testing.T) {
 	for len(faults) > 0 {
 		<-faults
 	}
-	for _, bad := range []string{"", "https://a:1\n"} {
+	for _, bad := range []string{"", "ftp://a:1\n"} {
 		write(t, path, []byte(bad))
 		<-faults
 	}

@@ -183,7 +183,7 @@ func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
 	out = req.WithContext(httptrace.WithClientTrace(ctx, trace))
 	u := *req.URL
-	u.Host = n.address
+	u.Scheme, u.Host = n.scheme, n.address
 	out.URL = &u
 	if body != nil {
 		out.ContentLength = int64(len(body))

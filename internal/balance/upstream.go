@@ -2,7 +2,10 @@ package balance
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -24,7 +27,9 @@ const (
 // backend is a node and the idle connections to it.
 type backend struct {
 	id      string // its URL
+	scheme  string // http or https
 	address string
+	tls     *NodeTLS
 	metrics *nodeMetrics
 
 	mu     sync.Mutex
@@ -34,11 +39,11 @@ type backend struct {
 
 // upstream is a connection to a node. One goroutine uses it at a time.
 type upstream struct {
-	net.Conn
-	backend *backend
-	since   time.Time // when it became idle
-	used    bool      // it has served a request
-	probe   *probe
+	net.Conn // over TLS, if the node's URL says so
+	backend  *backend
+	since    time.Time // when it became idle
+	used     bool      // it has served a request
+	probe    *probe
 
 	buf      []byte // read and not yet worked off, in buf[r:w]
 	r, w     int
@@ -58,7 +63,15 @@ func (b *backend) dial(ctx context.Context, timeout time.Duration, client net.Ad
 			return nil, err
 		}
 	}
-	return &upstream{Conn: c, backend: b, buf: make([]byte, upstreamBuffer), probe: newProbe(c)}, nil
+	u := &upstream{Conn: c, backend: b, buf: make([]byte, upstreamBuffer), probe: newProbe(c)}
+	if b.scheme == "https" {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		if u.Conn, err = b.tls.client(ctx, c, b.address); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
 }
 
 // announce writes the PROXY header.
@@ -104,7 +117,7 @@ func (u *upstream) good(now time.Time) bool {
 
 // give puts a connection back whose answer was read to its end.
 func (b *backend) give(u *upstream, now time.Time) {
-	if u.r != u.w { // more than was asked for: it cannot be told what it belongs to
+	if u.more() { // it cannot be told what it belongs to
 		u.Close()
 		return
 	}
@@ -118,6 +131,24 @@ func (b *backend) give(u *upstream, now time.Time) {
 	if closed {
 		u.Close()
 	}
+}
+
+// more reports whether, after an answer, more is there than was asked for. What TLS has deciphered and not yet handed out,
+// or why it cannot go on, shows only in a Read; one whose time is up does not look further.
+func (u *upstream) more() bool {
+	if u.r != u.w {
+		return true
+	}
+	if _, over := u.Conn.(*tls.Conn); !over {
+		return false
+	}
+	u.deadline = deadline{} // to be set anew
+	if u.Conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return true
+	}
+	var b [1]byte
+	_, err := u.Conn.Read(b[:])
+	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // expire closes the connections that have been idle since before a time.
