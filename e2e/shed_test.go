@@ -49,7 +49,7 @@ func TestFullNodeSheds(t *testing.T) {
 	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
 		t.Fatalf("the official client is not installed: run make setup (%v)", err)
 	}
-	const official = 5 // devices on the official client
+	const official = 6 // devices on the official client
 	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "shed.test.mjs")
 	node.Dir = "js"
 	node.Env = append(os.Environ(), "E2E_URL="+full.url, "E2E_KEY="+apiKey)

@@ -10,16 +10,17 @@ import { becomes, Device, recipient, send, until } from "./support.mjs";
 const ways = [
   ["WebSockets with JSON", HttpTransportType.WebSockets, () => new JsonHubProtocol()],
   ["WebSockets with MessagePack", HttpTransportType.WebSockets, () => new MessagePackHubProtocol()],
+  ["WebSockets with stateful reconnect", HttpTransportType.WebSockets, () => new JsonHubProtocol(), true],
   ["server-sent events with JSON", HttpTransportType.ServerSentEvents, () => new JsonHubProtocol()],
   ["long polling with JSON", HttpTransportType.LongPolling, () => new JsonHubProtocol()],
   ["long polling with MessagePack", HttpTransportType.LongPolling, () => new MessagePackHubProtocol()],
 ];
 
 test("shed", { concurrency: true }, async (t) => {
-  await Promise.all(ways.map(([name, transport, protocol]) => t.test(name, async (t) => {
+  await Promise.all(ways.map(([name, transport, protocol, stateful]) => t.test(name, async (t) => {
     const to = recipient("alice");
     // The waits of the client itself.
-    const device = new Device(to, { reconnect: [0, 2000, 10000, 30000], protocol: protocol(), options: { transport } });
+    const device = new Device(to, { reconnect: [0, 2000, 10000, 30000], protocol: protocol(), stateful, options: { transport } });
     let moved = 0;
     device.connection.onreconnected(() => moved++);
     await device.connect(t);

@@ -78,7 +78,7 @@ export class Device {
   // result, if set, is what the handler returns, for connections with ?ack=result.
   result = undefined;
 
-  constructor(to, { token, options = {}, reconnect, protocol, query = "" } = {}) {
+  constructor(to, { token, options = {}, reconnect, protocol, stateful = false, query = "" } = {}) {
     const builder = new HubConnectionBuilder()
       .withUrl(`${url}/hubs/mobile${query}`, {
         accessTokenFactory: () => token ?? mint(to),
@@ -87,6 +87,7 @@ export class Device {
       })
       .configureLogging(LogLevel.None);
     if (protocol) builder.withHubProtocol(protocol);
+    if (stateful) builder.withStatefulReconnect();
     if (reconnect) builder.withAutomaticReconnect(reconnect);
     this.connection = builder.build();
     this.connection.on("ReceiveMessage", (m) => {
