@@ -122,7 +122,7 @@ func (b *board) open(ctx context.Context) (jetstream.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if have := s.CachedInfo().Config; have.Replicas != b.cfg.Replicas {
+	if have := s.CachedInfo().Config; have.Replicas < b.cfg.Replicas {
 		if _, err := b.js.UpdateKeyValue(ctx, b.cfg); err != nil {
 			return nil, fmt.Errorf("change from %d to %d replicas: %w", have.Replicas, b.cfg.Replicas, err)
 		}

@@ -31,7 +31,8 @@ func NewBus(c Connector, node string) (*Bus, error) {
 	if !nodeName.MatchString(node) {
 		return nil, fmt.Errorf("cluster: node name %q: want letters, digits, - and _, with dots between", node)
 	}
-	nc, err := c.Connect(nats.Name("bus"))
+	// Servers that are away just now are no reason to fail: what is sent meanwhile is lost, as it may be at any time.
+	nc, err := c.Connect(nats.Name("bus"), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		return nil, err
 	}

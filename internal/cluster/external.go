@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -13,6 +14,10 @@ import (
 // connectTimeout is how long one server may take to be connected to before the
 // next one is tried.
 const connectTimeout = 2 * time.Second
+
+// ErrRefused means that a server was reached and that this process is not let in, or does not trust the server:
+// another token, another certificate authority, no certificate. It does not pass by waiting.
+var ErrRefused = errors.New("the NATS server and this node do not accept each other")
 
 // External is NATS servers with JetStream elsewhere: a cluster of its own, or
 // the nodes that keep the journal. It keeps no connection by itself. How they
@@ -35,7 +40,8 @@ type External struct {
 	TLS *TLSFiles
 }
 
-// Connect connects to one of the servers and fails if none can be reached. The
+// Connect connects to one of the servers and fails if none can be reached, with
+// ErrRefused if that is for good. The
 // connection moves to another server by itself when its own goes away; what is
 // published meanwhile is refused rather than kept, so that its outcome is known
 // at once. Options may change this.
@@ -61,9 +67,25 @@ func (e External) Connect(options ...nats.Option) (*nats.Conn, error) {
 	}
 	nc, err := nats.Connect(strings.Join(e.URLs, ","), append(all, options...)...)
 	if err != nil {
+		if refused(err) {
+			err = fmt.Errorf("%w: %w", ErrRefused, err)
+		}
 		return nil, fmt.Errorf("cluster: connect to NATS: %w", err)
 	}
 	return nc, nil
+}
+
+// refused says whether one side has looked at the other and does not want it.
+func refused(err error) bool {
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) {
+		return true
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	// What the other side of a TLS connection says of this one is such an error.
+	remote, ok := errors.AsType[*net.OpError](err)
+	return ok && remote.Op == "remote error"
 }
 
 // clientConfig reads the files for a client, to whom each is optional.
@@ -94,5 +116,7 @@ func reconnecting() []nats.Option {
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(0, 0),
 		nats.ReconnectBufSize(-1),
+		// A server that has another secret already, while it is being changed everywhere, is no reason to give up.
+		nats.IgnoreAuthErrorAbort(),
 	}
 }

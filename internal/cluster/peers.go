@@ -59,12 +59,11 @@ type Clients struct {
 	// Server.ClientAddr. Required.
 	Listen string
 
-	// Token is what clients must present. Required.
+	// Token is what clients must present. TLS encrypts the connections and, if
+	// it names a CA, asks clients for a certificate. Whoever gets in can read and
+	// write everything, so a token or a CA is required.
 	Token string
-
-	// TLS encrypts the connections and, if it names a CA, asks clients for a
-	// certificate.
-	TLS *TLSFiles
+	TLS   *TLSFiles
 }
 
 // TLSFiles name PEM files.
@@ -98,8 +97,8 @@ func (p *Peers) check() error {
 }
 
 func (c *Clients) check() error {
-	if c != nil && (c.Listen == "" || c.Token == "") {
-		return errors.New("a server that listens for clients needs an address and a token")
+	if c != nil && (c.Listen == "" || c.Token == "" && (c.TLS == nil || c.TLS.CA == "")) {
+		return errors.New("a server that listens for clients needs an address, and a token or a CA")
 	}
 	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -419,10 +421,14 @@ func (n *Node) answer(_ string, raw []byte) []byte {
 
 // checkCluster says what is wrong with this node's place among the others.
 func (n *Node) checkCluster(context.Context) error {
-	if n.peers.members.Fresh() {
-		return nil
+	switch {
+	case !n.peers.members.Fresh():
+		return health.Degrade(errCutOff())
+	case n.nats == nil && !n.journal.Connected():
+		return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
+			"none of the servers in nats-url is connected: this node accepts nothing until one is"))
 	}
-	return health.Degrade(errCutOff())
+	return nil
 }
 
 func errCutOff() *esh3ar.Error {
@@ -433,6 +439,18 @@ func errCutOff() *esh3ar.Error {
 // advertised is the base URL at which others reach this node, by default that which it listens on.
 func (c *Config) advertised() string {
 	return cmp.Or(c.Advertise, "http://"+c.Listen)
+}
+
+// natsURLFault says what is wrong with the URL of a NATS server, "" if nothing is.
+func natsURLFault(s string) string {
+	if !strings.Contains(s, "://") {
+		s = "nats://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || u.Scheme != "nats" && u.Scheme != "tls" {
+		return "must be a NATS server, as in nats://node-1:4222 or tls://node-1:4222"
+	}
+	return ""
 }
 
 // clusterFaults reports what is wrong with the options of a cluster.
@@ -459,7 +477,12 @@ func (c *Config) clusterFaults(check func(ok bool, option string, value any, rea
 			check(err == nil, "routes", route, "must be a host and a port, as in node-1:6222")
 		}
 	}
+	for _, u := range c.NATSURL {
+		fault := natsURLFault(u)
+		check(fault == "", "nats-url", u, "%s", fault)
+	}
 	if c.ClientListen != "" {
+		check(len(c.Routes) > 0, "client-listen", c.ClientListen, "is for nodes that keep the journal, which have routes")
 		fault := addressFault(c.ClientListen)
 		check(fault == "", "client-listen", c.ClientListen, "%s", fault)
 	}

@@ -221,6 +221,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	return n, n.listen(ctx, api)
 }
 
+// journalRetry is the pause between two tries to open the journal of a cluster.
+const journalRetry = 500 * time.Millisecond
+
 func (n *Node) openJournal(ctx context.Context) (err error) {
 	cfg := n.cfg
 	if n.connect == nil {
@@ -233,7 +236,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 			return fmt.Errorf("journal: %w", err)
 		}
 	}
-	for {
+	for told := ""; ; {
 		if n.journal, err = jetstream.Open(ctx, jetstream.Options{
 			Server: n.connect, Shards: cfg.Shards, Logger: n.log, Replicas: cfg.replicas(),
 			MaxBytes: int64(cfg.JournalSize), DiskReserve: uint64(cfg.DiskReserve),
@@ -241,11 +244,19 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		}); err == nil {
 			break
 		}
-		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) {
+		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) || errors.Is(err, cluster.ErrRefused) {
 			return fmt.Errorf("journal: %w", err)
 		}
-		// The nodes make the streams together, and may be electing who leads them.
-		n.log.Warn("the journal is not there yet; it is tried again", "err", err)
+		// The servers may not be up yet; and the nodes make the streams together, and may be electing who leads them.
+		if why := err.Error(); why != told {
+			told = why
+			n.log.Warn("the journal is not there yet; it is tried again until it is", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("journal: %w", errors.Join(context.Cause(ctx), err))
+		case <-time.After(journalRetry):
+		}
 	}
 	o := journal.AppenderOptions{Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger}
 	if cfg.clustered() {

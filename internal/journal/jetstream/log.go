@@ -72,7 +72,8 @@ type Options struct {
 	Shards int          // how many there are, each a stream; required
 	Logger *slog.Logger // required
 
-	// Replicas is how many servers keep each stream. Default 1. With more, Open
+	// Replicas is how many servers keep each stream. Default 1. Existing streams
+	// are brought to more, and never to fewer. With more than one, Open
 	// waits for the servers until its context ends, and an append while a
 	// stream's servers elect a leader fails with ErrUnavailable, or with
 	// ErrUnknown if it was under way.
@@ -120,6 +121,9 @@ var _ journal.AsyncLog = (*Log)(nil)
 // Open connects to the server and makes sure that every shard has its stream.
 // Several nodes may open the same streams at once. The log does not close the
 // server.
+//
+// Errors: ErrSettings, what the server's Connect returns, journal.ErrUnavailable,
+// which may pass by waiting, and others.
 func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Server == nil || o.Logger == nil {
 		return nil, errors.New("jetstream: server and logger are required")
@@ -199,6 +203,10 @@ func (l *Log) open(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// Connected says whether there is a connection to a server just now. Without one it is being made all the time, and
+// appends fail with ErrUnavailable.
+func (l *Log) Connected() bool { return l.nc.IsConnected() }
 
 // Append implements journal.Log.
 func (l *Log) Append(ctx context.Context, p journal.Partition, data []byte) (uint64, error) {

@@ -32,6 +32,10 @@ const (
 	filler = "filler"
 )
 
+// ErrSettings means that the streams were made for other settings than these: of another number of shards, or to be
+// kept by more servers. It does not pass by waiting.
+var ErrSettings = errors.New("the journal was made with other settings")
+
 func streamName(shard int) string { return streamPrefix + strconv.Itoa(shard) }
 
 func subject(p journal.Partition) string {
@@ -60,6 +64,9 @@ func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
 	l.first = make([]uint64, l.opts.Shards)
 	for shard := range streams {
 		s, err := l.awaitStream(ctx, shard, positions, unknown)
+		if errors.Is(err, ErrSettings) {
+			return nil, fmt.Errorf("jetstream: stream %s: %w", streamName(shard), err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: stream %s: %w", journal.ErrUnavailable, streamName(shard), err)
 		}
@@ -174,7 +181,11 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 	}
 	have := s.CachedInfo().Config
 	if shards := have.Metadata[shardsKey]; shards != strconv.Itoa(l.opts.Shards) {
-		return nil, fmt.Errorf("it is one of %s shards, not of %d: their number cannot be changed", shards, l.opts.Shards)
+		return nil, fmt.Errorf("%w: it is one of %s shards, not of %d: their number cannot be changed", ErrSettings, shards, l.opts.Shards)
+	}
+	// Fewer than before is more likely one node's mistake than a wish, and would break the promise of all nodes' 202s.
+	if have.Replicas > l.opts.Replicas {
+		return nil, fmt.Errorf("%w: it is kept by %d servers, not %d, and a node does not lower their number", ErrSettings, have.Replicas, l.opts.Replicas)
 	}
 	if have.MaxBytes != l.opts.MaxBytes || have.Replicas != l.opts.Replicas {
 		want := l.streamConfig(shard, have.FirstSeq)
