@@ -44,6 +44,10 @@ crash: ## Kill the real program under load, over and over, and account for every
 chaos: build ## Break the real program for CHAOS_TIME (1h), seeds rising from CHAOS_SEED (1), over both stores
 	bin/esh3ar chaos --quiet --store both --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 45s
 
+.PHONY: chaos-cluster
+chaos-cluster: build ## The same over a cluster of three nodes, which are also cut off from each other
+	bin/esh3ar chaos --quiet --nodes 3 --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 60s --settle 2m
+
 .PHONY: soak
 soak: setup ## Minutes without a database, little memory, 10,000 reconnects, a million messages: prints figures
 	go test -count 1 -timeout 40m -tags soak -v -run 'TestDatabase|TestMemoryTight|TestReconnectStorm|TestMillionInJournal|TestBigInbox' ./e2e/ -outage 60s

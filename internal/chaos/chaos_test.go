@@ -34,8 +34,8 @@ func program(t *testing.T, tags string) string {
 	return path
 }
 
-// run makes one run and fails the test if it cannot be made.
-func run(t *testing.T, o chaos.Options) *chaos.Report {
+// report makes one run and fails the test if it cannot be made.
+func report(t *testing.T, o chaos.Options) *chaos.Report {
 	t.Helper()
 	var log strings.Builder
 	o.Log = &log
@@ -51,29 +51,45 @@ func run(t *testing.T, o chaos.Options) *chaos.Report {
 	return r
 }
 
-// TestPromises is the short set of runs for every change: a few seeds over each store.
+// database starts a PostgreSQL for the test.
+func database(t *testing.T) chaos.Database {
+	t.Helper()
+	db, err := pgtest.Start("shared_buffers=64MB", "max_connections=300")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+// TestPromises is the short set of runs for every change: a few seeds over each store, and over a cluster.
 func TestPromises(t *testing.T) {
 	exe := program(t, "")
-	for n, postgres := range []bool{false, false, false, true} {
+	for n, run := range []struct {
+		postgres bool
+		nodes    int
+		duration time.Duration
+	}{
+		{false, 1, 22 * time.Second},
+		{false, 1, 22 * time.Second},
+		{false, 1, 22 * time.Second},
+		{true, 1, 22 * time.Second},
+		{true, 3, 40 * time.Second},
+	} {
 		o := chaos.DefaultOptions()
-		o.Seed, o.Program = *seed+uint64(n), exe
+		o.Seed, o.Program, o.Nodes = *seed+uint64(n), exe, run.nodes
 		// Two processors and many timeouts: the runs mostly wait, so two at a time are no slower.
-		o.Duration, o.Rate = 22*time.Second, 100
-		t.Run(fmt.Sprintf("seed=%d,postgres=%v", o.Seed, postgres), func(t *testing.T) {
+		o.Duration, o.Rate = run.duration, 100
+		t.Run(fmt.Sprintf("seed=%d,postgres=%v,nodes=%d", o.Seed, run.postgres, run.nodes), func(t *testing.T) {
 			t.Parallel()
-			if postgres {
-				db, err := pgtest.Start("shared_buffers=64MB")
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					if err := db.Close(); err != nil {
-						t.Error(err)
-					}
-				}()
-				o.Database = db
+			if run.postgres {
+				o.Database = database(t)
 			}
-			r := run(t, o)
+			r := report(t, o)
 			t.Logf("\n%s", r)
 			if !r.OK() {
 				t.Error("a promise was broken")
@@ -90,22 +106,28 @@ func TestPromises(t *testing.T) {
 func TestBrokenProgramsAreCaught(t *testing.T) {
 	for _, test := range []struct {
 		tag    string
+		nodes  int
 		faults []string
 	}{
 		// Acknowledged before it is written: a killed process is enough.
-		{"mutation_ack_early", []string{"kill"}},
+		{"mutation_ack_early", 1, []string{"kill"}},
 		// Written before it is acknowledged, and not synced: only a disk that forgets shows it.
-		{"mutation_no_sync", []string{"power-cut"}},
+		{"mutation_no_sync", 1, []string{"power-cut"}},
+		// And three copies that none has synced are none when the power is gone everywhere.
+		{"mutation_no_sync", 3, []string{"power-cut-all"}},
 		// Read from the journal and not stored: whether a device has received it or not, the server knows
 		// nothing of it any more.
-		{"mutation_position_early", []string{"kill"}},
+		{"mutation_position_early", 1, []string{"kill"}},
 	} {
-		t.Run(test.tag, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s,nodes=%d", test.tag, test.nodes), func(t *testing.T) {
 			t.Parallel()
 			o := chaos.DefaultOptions()
 			o.Seed, o.Program, o.Faults = 1, program(t, test.tag), test.faults
 			o.Duration, o.Settle, o.Rate = 10*time.Second, 5*time.Second, 150
-			r := run(t, o)
+			if o.Nodes = test.nodes; o.Nodes > 1 {
+				o.Database, o.Duration, o.Settle = database(t), 20*time.Second, 15*time.Second
+			}
+			r := report(t, o)
 			t.Logf("accepted %d, lost %d, forgotten %d", r.Accepted, r.Lost, r.Forgotten)
 			for _, name := range test.faults {
 				if why := r.Unavailable[name]; why != "" {
