@@ -55,7 +55,7 @@ func kinds() []kind {
 		{"pause", process, 500 * ms, 4 * s, newPause},
 		{"power-cut", process | disk, 10 * ms, 500 * ms, newPowerCut},
 		{"power-cut-all", process | disk, 10 * ms, 500 * ms, newPowerCutAll},
-		{"rolling-restart", process, 10 * ms, 500 * ms, newRollingRestart},
+		{"rolling-restart", process, 8 * s, 12 * s, newRollingRestart},
 		{"silent-devices", devices, 2 * s, 4 * s, newSilentDevices},
 		{"slow-disk", disk, 2 * s, 4 * s, newSlowDisk},
 		{"stalled-devices", network, 1 * s, 4 * s, newStalledDevices},
