@@ -60,7 +60,7 @@ func greet(w io.Writer, info node.Info, configured bool) {
 	if configured {
 		key, shown = "$"+envPrefix+"BOOTSTRAP_KEY", "as configured (bootstrap-key)"
 	}
-	url := "http://" + info.Addr
+	url := info.URL()
 	admin := "the admin key is as configured (admin-key)"
 	if info.AdminKeyFile != "" {
 		admin = fmt.Sprintf("%s clients ls --url %s --admin-key-file %s", os.Args[0], url, info.AdminKeyFile)

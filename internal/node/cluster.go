@@ -438,7 +438,7 @@ func errCutOff() *esh3ar.Error {
 
 // advertised is the base URL at which others reach this node, by default that which it listens on.
 func (c *Config) advertised() string {
-	return cmp.Or(c.Advertise, "http://"+c.Listen)
+	return cmp.Or(c.Advertise, c.scheme()+"://"+c.Listen)
 }
 
 // natsURLFault says what is wrong with the URL of a NATS server, "" if nothing is.

@@ -26,6 +26,8 @@ import (
 // deployments.
 type Config struct {
 	Listen         string        `name:"listen" group:"Network" help:"Address to serve on; port 0 takes a free one."`
+	TLSCert        string        `name:"tls-cert" group:"Network" placeholder:"FILE" help:"Serve TLS (HTTP/1.1) with this certificate chain, in PEM. It is read again when it changes."`
+	TLSKey         string        `name:"tls-key" group:"Network" placeholder:"FILE" help:"The certificate's key, in PEM."`
 	DebugListen    string        `name:"debug-listen" group:"Network" placeholder:"HOST:PORT" help:"Address to serve the Go profiler on; empty for none. Keep it private."`
 	AllowedOrigins []string      `name:"allowed-origins" group:"Network" placeholder:"ORIGIN" help:"Web origins whose pages may call the hubs and the API, such as https://app.example.com; * for any."`
 	TrustedProxies []string      `name:"trusted-proxies" group:"Network" placeholder:"CIDR" help:"Networks of proxies and balancers whose X-Forwarded-For and PROXY protocol (version 1 or 2) are believed; who guesses API keys is slowed down by that address."`
@@ -169,6 +171,7 @@ func (c *Config) Validate() error {
 	}
 
 	address("listen", c.Listen)
+	check((c.TLSCert == "") == (c.TLSKey == ""), "tls-key", c.TLSKey, "must be set with tls-cert")
 	if c.DebugListen != "" {
 		address("debug-listen", c.DebugListen)
 	}

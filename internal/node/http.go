@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/esh3artech/esh3ar/internal/apidoc"
+	"github.com/esh3artech/esh3ar/internal/certificate"
 	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/ingest"
 	"github.com/esh3artech/esh3ar/internal/peer"
@@ -28,14 +30,30 @@ const (
 	businessHub = "/hubs/business"
 )
 
+// certificateEvery is how often the certificate's files are looked at.
+const certificateEvery = time.Second
+
+// scheme is that of the URLs of what is served.
+func (c *Config) scheme() string {
+	if c.TLSCert != "" {
+		return "https"
+	}
+	return "http"
+}
+
 // listen binds the addresses and builds what serves them.
-func (n *Node) listen(ctx context.Context, api *ingest.API) error {
+func (n *Node) listen(ctx context.Context, api *ingest.API) (err error) {
+	if n.cfg.TLSCert != "" {
+		if n.cert, err = certificate.Pair(n.cfg.TLSCert, n.cfg.TLSKey); err != nil {
+			return fmt.Errorf("certificate: %w", err)
+		}
+	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", n.cfg.Listen)
 	if err != nil {
 		return err
 	}
-	n.info.Addr = l.Addr().String()
+	n.info.Addr, n.info.TLS = l.Addr().String(), n.cert != nil
 	most := n.cfg.MaxConnections
 	if most == 0 {
 		if most, err = fileLimit(); err != nil {
@@ -52,6 +70,10 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 	n.health.TellCapacity(n.capacity(most))
 	limited := countConnections(netutil.LimitListener(l, most), n.health.Registry())
 	n.listener = trusted.Listener(limited, n.cfg.HeaderTimeout)
+	if n.cert != nil {
+		// A handshake is part of the first read of a request's header, and in its time-out.
+		n.listener = tls.NewListener(n.listener, certificate.Server(n.cert, "http/1.1"))
+	}
 	n.front = ingest.NewFront(api, n.listener, ingest.FrontOptions{
 		HeaderTimeout: n.cfg.HeaderTimeout, BodyTimeout: n.cfg.BodyTimeout, IdleTimeout: n.cfg.IdleTimeout,
 		Trusted: trusted, Metrics: n.health.Registry(),
@@ -72,6 +94,17 @@ func (n *Node) listen(ctx context.Context, api *ingest.API) error {
 		}
 	}
 	return nil
+}
+
+// watchCertificate reads the certificate's files again when they have changed, until ctx ends.
+func (n *Node) watchCertificate(ctx context.Context) error {
+	return n.cert.Run(ctx, certificateEvery, func(err error) {
+		if err != nil {
+			n.log.Warn("the certificate's files cannot be used; the one before stays", "err", err)
+			return
+		}
+		n.log.Info("the certificate was read again")
+	})
 }
 
 // routes returns what serves each path, and notes which there are but for the one that is for balancers alone.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/certificate"
 	"github.com/esh3artech/esh3ar/internal/clock"
 	"github.com/esh3artech/esh3ar/internal/cluster"
 	"github.com/esh3artech/esh3ar/internal/delivery"
@@ -81,6 +83,7 @@ type Node struct {
 	memory    *memoryWatch
 	front     *ingest.Front
 	listener  net.Listener
+	cert      *certificate.Source[tls.Certificate] // nil without TLS
 	debug     *debugServer
 
 	info Info
@@ -90,12 +93,22 @@ type Node struct {
 type Info struct {
 	// Addr is the address that is listened on, with the real port.
 	Addr string
+	// TLS says that TLS is spoken there.
+	TLS bool
 	// DevKey is the API key of the development client.
 	DevKey string
 	// AdminKeyFile is the file with the admin key, "" if the configuration gave it.
 	AdminKeyFile string
 	// FirstStart says that the data directory was created by this start.
 	FirstStart bool
+}
+
+// URL is the base URL of what is served.
+func (i Info) URL() string {
+	if i.TLS {
+		return "https://" + i.Addr
+	}
+	return "http://" + i.Addr
 }
 
 // New opens everything that a server with this configuration needs and binds its address. The

@@ -39,7 +39,7 @@ func (n *Node) overview() health.Overview {
 	o := health.Overview{At: time.Now().UTC(), Cluster: n.cfg.ClusterName, Shards: n.cfg.Shards, Unowned: []uint16{}}
 	here := health.Node{Name: n.cfg.NodeName, Address: n.cfg.advertised(), Here: true, Told: n.health.Told(), Shards: []uint16{}}
 	if n.peers == nil {
-		here.Address = "http://" + n.info.Addr
+		here.Address = n.info.URL()
 		for shard := range n.cfg.Shards {
 			here.Shards = append(here.Shards, uint16(shard))
 		}

@@ -58,6 +58,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.memory.run(dispatchCtx) })
 	g.Go(func() error { return n.clock.Run(dispatchCtx) })
 	g.Go(func() error { return n.health.Run(dispatchCtx) })
+	if n.cert != nil {
+		g.Go(func() error { return n.watchCertificate(dispatchCtx) })
+	}
 
 	select {
 	case <-ctx.Done():
