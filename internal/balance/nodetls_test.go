@@ -20,6 +20,7 @@ import (
 	"github.com/lxzan/gws"
 
 	"github.com/esh3artech/esh3ar/internal/certificate"
+	"github.com/esh3artech/esh3ar/internal/certificate/certificatetest"
 )
 
 // tlsNode is a node that speaks TLS.
@@ -29,9 +30,9 @@ type tlsNode struct {
 }
 
 // newTLSNode starts one.
-func newTLSNode(t *testing.T, f certFiles, tune func(*tls.Config), h http.HandlerFunc) *tlsNode {
+func newTLSNode(t *testing.T, f certificatetest.Files, tune func(*tls.Config), h http.HandlerFunc) *tlsNode {
 	t.Helper()
-	pair, err := certificate.Pair(f.cert, f.key)
+	pair, err := certificate.Pair(f.Cert, f.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func nodeTLS(t *testing.T, o NodeTLSOptions) func(*Options) {
 
 // All ways to a node work over TLS, and connections are kept.
 func TestNodesOverTLS(t *testing.T) {
-	files, _ := writeCertificate(t, t.TempDir(), "node")
+	files, _ := certificatetest.Write(t, t.TempDir(), "node")
 	up := gws.NewUpgrader(echoing{}, nil)
 	node := newTLSNode(t, files, nil, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -89,7 +90,7 @@ func TestNodesOverTLS(t *testing.T) {
 			w.Write(body)
 		}
 	})
-	b := start(t, newSetNodes(node.URL), nodeTLS(t, NodeTLSOptions{CAFile: files.cert}))
+	b := start(t, newSetNodes(node.URL), nodeTLS(t, NodeTLSOptions{CAFile: files.Cert}))
 	eventually(t, "the node is ready", func() bool { return nodesOf(t, b)[node.URL].State == "ready" })
 	c := httpClient(t)
 	before := node.opened.Load()
@@ -149,9 +150,9 @@ func TestNodesOverTLS(t *testing.T) {
 
 // A node whose certificate cannot be checked gets nothing.
 func TestNodesWithWrongCertificates(t *testing.T) {
-	files, _ := writeCertificate(t, t.TempDir(), "node")
-	others, _ := writeCertificate(t, t.TempDir(), "others")
-	client, clientPool := writeCertificate(t, t.TempDir(), "balancer")
+	files, _ := certificatetest.Write(t, t.TempDir(), "node")
+	others, _ := certificatetest.Write(t, t.TempDir(), "others")
+	client, clientPool := certificatetest.Write(t, t.TempDir(), "balancer")
 	var served atomic.Int64
 	h := func(w http.ResponseWriter, _ *http.Request) { served.Add(1) }
 	asks := func(c *tls.Config) { c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clientPool }
@@ -161,13 +162,13 @@ func TestNodesWithWrongCertificates(t *testing.T) {
 		o    NodeTLSOptions
 		ok   bool
 	}{
-		{"known", nil, NodeTLSOptions{CAFile: files.cert}, true},
-		{"of another authority", nil, NodeTLSOptions{CAFile: others.cert}, false},
+		{"known", nil, NodeTLSOptions{CAFile: files.Cert}, true},
+		{"of another authority", nil, NodeTLSOptions{CAFile: others.Cert}, false},
 		{"of an authority that the system does not know", nil, NodeTLSOptions{}, false},
-		{"for another name", nil, NodeTLSOptions{CAFile: files.cert, ServerName: "node.internal"}, false},
-		{"asks for a certificate and gets one", asks, NodeTLSOptions{CAFile: files.cert, CertFile: client.cert, KeyFile: client.key}, true},
-		{"asks for a certificate and gets none", asks, NodeTLSOptions{CAFile: files.cert}, false},
-		{"asks for a certificate and gets another", asks, NodeTLSOptions{CAFile: files.cert, CertFile: others.cert, KeyFile: others.key}, false},
+		{"for another name", nil, NodeTLSOptions{CAFile: files.Cert, ServerName: "node.internal"}, false},
+		{"asks for a certificate and gets one", asks, NodeTLSOptions{CAFile: files.Cert, CertFile: client.Cert, KeyFile: client.Key}, true},
+		{"asks for a certificate and gets none", asks, NodeTLSOptions{CAFile: files.Cert}, false},
+		{"asks for a certificate and gets another", asks, NodeTLSOptions{CAFile: files.Cert, CertFile: others.Cert, KeyFile: others.Key}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			node := newTLSNode(t, files, c.tune, h)
@@ -188,12 +189,12 @@ func TestNodesWithWrongCertificates(t *testing.T) {
 
 // The files are read again when they change: nodes and balancers get new certificates without a restart.
 func TestNodeTLSIsReadAgain(t *testing.T) {
-	files, _ := writeCertificate(t, t.TempDir(), "node")
+	files, _ := certificatetest.Write(t, t.TempDir(), "node")
 	clientDir := t.TempDir()
-	client, clientPool := writeCertificate(t, clientDir, "balancer")
+	client, clientPool := certificatetest.Write(t, clientDir, "balancer")
 	var serving atomic.Pointer[tls.Config]
-	use := func(f certFiles, clients *x509.CertPool) {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	use := func(f certificatetest.Files, clients *x509.CertPool) {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,16 +205,16 @@ func TestNodeTLSIsReadAgain(t *testing.T) {
 		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }
 	}, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") })
 	authorities := filepath.Join(t.TempDir(), "ca.pem")
-	copyFile(t, files.cert, authorities)
-	b := start(t, newSetNodes(node.URL), nodeTLS(t, NodeTLSOptions{CAFile: authorities, CertFile: client.cert, KeyFile: client.key}))
+	copyFile(t, files.Cert, authorities)
+	b := start(t, newSetNodes(node.URL), nodeTLS(t, NodeTLSOptions{CAFile: authorities, CertFile: client.Cert, KeyFile: client.Key}))
 	works := func() bool { return ask(t, httpClient(t), "POST", b.url+"/v1/messages", "{}").status == 200 }
 	eventually(t, "requests are served", works)
 
 	// Another authority for the node, and another certificate of the balancer.
-	files, _ = writeCertificate(t, t.TempDir(), "node again")
-	_, clientPool = writeCertificate(t, clientDir, "balancer again")
+	files, _ = certificatetest.Write(t, t.TempDir(), "node again")
+	_, clientPool = certificatetest.Write(t, clientDir, "balancer again")
 	use(files, clientPool)
-	copyFile(t, files.cert, authorities)
+	copyFile(t, files.Cert, authorities)
 	eventually(t, "they are served again", works)
 	eventually(t, "both files were read", func() bool { return metric(t, b, `esh3ar_balance_certificate_loads_total{result="loaded"}`) >= 2 })
 	// What cannot be used changes nothing.
@@ -265,8 +266,8 @@ func (l corkedListener) Accept() (net.Conn, error) {
 // A node that sends more than it was asked for gets no second request on that connection, in whatever records TLS
 // brings it: nobody may be given what belongs to another.
 func TestTLSNodeThatSaysTooMuch(t *testing.T) {
-	files, _ := writeCertificate(t, t.TempDir(), "node")
-	pair, err := tls.LoadX509KeyPair(files.cert, files.key)
+	files, _ := certificatetest.Write(t, t.TempDir(), "node")
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +292,7 @@ func TestTLSNodeThatSaysTooMuch(t *testing.T) {
 				return true
 			})
 			node.url = strings.Replace(node.url, "http:", "https:", 1)
-			b := start(t, newSetNodes(node.url), nodeTLS(t, NodeTLSOptions{CAFile: files.cert}))
+			b := start(t, newSetNodes(node.url), nodeTLS(t, NodeTLSOptions{CAFile: files.Cert}))
 			c := httpClient(t)
 			for i := range 20 {
 				if a := ask(t, c, "GET", b.url+"/v1/x", ""); strings.Contains(a.body, "stolen") || a.status != 200 {
@@ -304,8 +305,8 @@ func TestTLSNodeThatSaysTooMuch(t *testing.T) {
 
 // The PROXY header goes before TLS.
 func TestPROXYProtocolBeforeTLS(t *testing.T) {
-	files, _ := writeCertificate(t, t.TempDir(), "node")
-	pair, err := tls.LoadX509KeyPair(files.cert, files.key)
+	files, _ := certificatetest.Write(t, t.TempDir(), "node")
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +314,7 @@ func TestPROXYProtocolBeforeTLS(t *testing.T) {
 		return tls.NewListener(mustTrust(t, "127.0.0.1").Listener(l, 10*time.Second), &tls.Config{Certificates: []tls.Certificate{pair}})
 	}, func(c net.Conn, _ *http.Request, _ []byte) bool { return respond(c, 200, "", c.RemoteAddr().String()) })
 	node.url = strings.Replace(node.url, "http:", "https:", 1)
-	tune := nodeTLS(t, NodeTLSOptions{CAFile: files.cert})
+	tune := nodeTLS(t, NodeTLSOptions{CAFile: files.Cert})
 	b := start(t, newSetNodes(node.url), func(o *Options) {
 		tune(o)
 		o.ProxyProtocol = true

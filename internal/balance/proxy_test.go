@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/certificate/certificatetest"
 )
 
 // echo answers with what it got.
@@ -45,8 +47,8 @@ func echo(w http.ResponseWriter, r *http.Request) {
 func TestForwards(t *testing.T) {
 	node := server(t, echo)
 	plainHTTP := start(t, newSetNodes(node.URL), nil)
-	cert, pool := writeCertificate(t, t.TempDir(), "one")
-	overTLS := start(t, newSetNodes(node.URL), func(o *Options) { o.CertFile, o.KeyFile = cert.cert, cert.key })
+	cert, pool := certificatetest.Write(t, t.TempDir(), "one")
+	overTLS := start(t, newSetNodes(node.URL), func(o *Options) { o.CertFile, o.KeyFile = cert.Cert, cert.Key })
 	for _, via := range []struct {
 		name   string
 		b      *running

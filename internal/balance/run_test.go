@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+
+	"github.com/esh3artech/esh3ar/internal/certificate/certificatetest"
 )
 
 // metric returns a metric's value from the admin listener, 0 if it is not there.
@@ -263,8 +265,8 @@ func TestStopDoesNotWaitForEver(t *testing.T) {
 
 func TestMetricsAreDocumented(t *testing.T) {
 	node := raw(t, hangsUp)
-	cert, pool := writeCertificate(t, t.TempDir(), "one")
-	b := start(t, newSetNodes(node.url), func(o *Options) { o.CertFile, o.KeyFile = cert.cert, cert.key })
+	cert, pool := certificatetest.Write(t, t.TempDir(), "one")
+	b := start(t, newSetNodes(node.url), func(o *Options) { o.CertFile, o.KeyFile = cert.Cert, cert.Key })
 	c := tlsClient(t, pool, false)
 	ask(t, c, "GET", b.url+"/v1/x", "")
 	page, err := os.ReadFile("../../docs/operations.md")

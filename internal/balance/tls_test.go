@@ -1,55 +1,16 @@
 package balance
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/certificate/certificatetest"
 )
-
-type certFiles struct{ cert, key string }
-
-// writeCertificate makes a certificate for 127.0.0.1 with a name and writes it, or writes it over another.
-func writeCertificate(t testing.TB, dir, name string) (certFiles, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := certFiles{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
-	write(t, f.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	write(t, f.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return f, pool
-}
 
 func write(t testing.TB, path string, content []byte) {
 	t.Helper()
@@ -67,9 +28,9 @@ func tlsClient(t testing.TB, pool *x509.CertPool, h2 bool) *http.Client {
 
 func TestCertificateIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
-	files, _ := writeCertificate(t, dir, "one")
+	files, _ := certificatetest.Write(t, dir, "one")
 	node := raw(t, accepts)
-	b := start(t, newSetNodes(node.url), func(o *Options) { o.CertFile, o.KeyFile = files.cert, files.key })
+	b := start(t, newSetNodes(node.url), func(o *Options) { o.CertFile, o.KeyFile = files.Cert, files.Key })
 	name := func() string {
 		c, err := tls.Dial("tcp", b.Addr().String(), &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -87,16 +48,16 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	}
 	defer before.Close()
 
-	writeCertificate(t, dir, "two")
+	certificatetest.Write(t, dir, "two")
 	eventually(t, "the new certificate is used", func() bool { return name() == "two" })
 
 	// One that cannot be used changes nothing.
-	write(t, files.cert, []byte("no certificate"))
+	write(t, files.Cert, []byte("no certificate"))
 	eventually(t, "the bad files were looked at", func() bool { return metric(t, b, `esh3ar_balance_certificate_loads_total{result="failed"}`) > 0 })
 	if got := name(); got != "two" {
 		t.Errorf("after bad files the certificate is that of %s", got)
 	}
-	writeCertificate(t, dir, "three")
+	certificatetest.Write(t, dir, "three")
 	eventually(t, "the third certificate is used", func() bool { return name() == "three" })
 
 	// Connections that were there before go on.
