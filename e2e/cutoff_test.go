@@ -90,6 +90,7 @@ func (g *gate) set(shut bool) {
 // A node loses its way to the others: its devices are told to go, hear at the same node where to, and miss nothing. When the way is
 // back, the node takes devices again.
 func TestCutOffNodeSendsItsDevicesAway(t *testing.T) {
+	t.Parallel()
 	pg, store := database(t)
 	ports := freePorts(t, 8)
 	c := &nodes{t: t, dir: t.TempDir(), pg: pg, store: store, routes: ports[:3], listens: ports[3:6], servers: make([]*server, 3)}

@@ -42,9 +42,10 @@ func (s *server) metric(series string) int {
 }
 
 // One of three nodes has nearly all devices: they spread, by a close that has them reconnect and a negotiation that sends them on,
-// over all transports and protocols. A message that is charged one attempt is a dead letter here.
+// over all transports and protocols. A message that is charged two attempts is a dead letter here.
 func TestFullNodeSheds(t *testing.T) {
-	c := startCluster(t, "--shed-rate", "1200", "--max-attempts", "1", "--log-level", "info")
+	t.Parallel()
+	c := startCluster(t, "--shed-rate", "1200", "--max-attempts", "2", "--log-level", "info")
 	full := c.servers[0]
 	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
 		t.Fatalf("the official client is not installed: run make setup (%v)", err)
@@ -149,9 +150,10 @@ func (s *server) problems(adminKeyFile string) string {
 }
 
 // All three nodes are restarted, one after the other: their devices, which know them by their own addresses or by a balancer's,
-// come back to the others at a pace, and nothing is lost. A message that is charged one attempt is a dead letter here.
+// come back to the others at a pace, and nothing is lost. What was in flight is not charged an attempt.
 func TestRollingRestartIsNoStorm(t *testing.T) {
-	c := startCluster(t, "--log-level", "info", "--max-attempts", "1")
+	t.Parallel()
+	c := startCluster(t, "--log-level", "info")
 	w := newSwarm(t)
 	w.serve(c.servers...)
 	const direct, balanced = 100, 60
