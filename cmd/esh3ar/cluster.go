@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,6 +29,7 @@ import (
 type clusterCmd struct {
 	Listen       string        `default:"127.0.0.1:8000" help:"Address of the balancer; port 0 takes a free one."`
 	Nodes        int           `default:"3" enum:"3,5" help:"How many nodes: 3 or 5."`
+	MaxNodes     int           `name:"max-nodes" default:"0" help:"How many nodes there may be. If it is more than --nodes, an autoscaler adds nodes under load and drains them after it."`
 	Shards       int           `default:"6" help:"Number of shards."`
 	RestartAfter time.Duration `default:"10s" help:"How long after its end a node is started again."`
 	LogLevel     slog.Level    `default:"warn" help:"Least level that the processes log: debug, info, warn or error."`
@@ -40,15 +42,21 @@ func (c *clusterCmd) Help() string {
 node to see the others go on: it comes back by itself. Ctrl-C ends all of them and removes what they stored.
 
 It needs PostgreSQL's server programs, on Debian from: apt-get install postgresql.
-docs/cluster.md says how to run nodes on machines of their own.`
+With --max-nodes an autoscaler adds nodes while those that there are have too much to do.
+
+docs/cluster.md says how to run nodes on machines of their own, docs/autoscaling.md how nodes are added.`
 }
 
 // clusterStart bounds how long a process may take to be ready.
 const clusterStart = 2 * time.Minute
 
 // Run starts the processes, says how to reach them, and keeps them running until ctx ends. They are ended in the
-// order in which they need each other: the balancer, the nodes, the database.
+// order in which they need each other: the autoscaler with the nodes that it added, the balancer, the nodes, the
+// database.
 func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
+	if c.MaxNodes != 0 && c.MaxNodes < c.Nodes {
+		return fmt.Errorf("--max-nodes %d: must be --nodes, %d, or more", c.MaxNodes, c.Nodes)
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -79,6 +87,8 @@ func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer stopNodes()
 	balancerCtx, stopBalancer := context.WithCancel(running)
 	defer stopBalancer()
+	scalerCtx, stopScaler := context.WithCancel(running)
+	defer stopScaler()
 	wanted, cancel := context.WithCancel(running)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
@@ -94,7 +104,18 @@ func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
 		return l.balancer.keep(balancerCtx)
 	})
 	if err == nil {
-		err = l.balancerReady(wanted)
+		err = ready(wanted, l.balancer, l.admin)
+	}
+	scaled := make(chan struct{})
+	g.Go(func() error {
+		defer close(scaled)
+		if l.scaler == nil {
+			return nil
+		}
+		return l.scaler.keep(scalerCtx)
+	})
+	if err == nil && l.scaler != nil {
+		err = ready(wanted, l.scaler, l.scaler.address)
 	}
 	if err == nil {
 		l.greet(std.out)
@@ -109,6 +130,8 @@ func (c *clusterCmd) Run(ctx context.Context, std stdio) (err error) {
 		err = nil // nothing failed but the waiting
 		fmt.Fprintln(lines, "all is being ended")
 	}
+	stopScaler()
+	<-scaled
 	stopBalancer()
 	<-balanced
 	stopNodes()
@@ -127,7 +150,8 @@ type localCluster struct {
 
 	nodes    []*process
 	balancer *process
-	admin    string // address of the balancer's own routes
+	admin    string   // address of the balancer's own routes
+	scaler   *process // nil for none
 }
 
 // plan chooses addresses and says how each process is started.
@@ -136,30 +160,53 @@ func (l *localCluster) plan(ctx context.Context, store string) error {
 	if err != nil {
 		return fmt.Errorf("the balancer's address: %w; give another with --listen", err)
 	}
-	free := make([]string, 2*l.Nodes+1)
+	free := make([]string, 3*l.Nodes+2)
 	for i := range free {
 		if free[i], err = freeAddress(ctx, "127.0.0.1:0"); err != nil {
 			return err
 		}
 	}
-	l.admin = free[2*l.Nodes]
-	listens, routes := free[:l.Nodes], free[l.Nodes:2*l.Nodes]
+	l.admin = free[3*l.Nodes]
+	listens, routes, clients := free[:l.Nodes], free[l.Nodes:2*l.Nodes], free[2*l.Nodes:3*l.Nodes]
 	env := environmentWithout(envPrefix)
 	balance := []string{"balance", "--listen", balancer, "--admin-listen", l.admin, "--slow-start", "1s", "--log-level", l.LogLevel.String()}
 	secrets := slices.Concat(env, []string{
 		envPrefix + "BOOTSTRAP_KEY=" + l.key, envPrefix + "ADMIN_KEY=" + l.adminKey,
 		envPrefix + "JWT_SECRET=" + rand.Text() + rand.Text(), envPrefix + "CLUSTER_SECRET=" + rand.Text(),
 	})
+	// What is the same for nodes that are added later.
+	shared := []string{
+		"--store", store, "--shards", fmt.Sprint(l.Shards), "--cluster-name", "local",
+		"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String(),
+	}
 	for i, listen := range listens {
 		name := fmt.Sprint("node-", i+1)
-		l.nodes = append(l.nodes, l.process(name, listen, secrets,
-			"serve", "--listen", listen, "--device-url", "http://"+listen, "--data", filepath.Join(l.dir, name), "--store", store, "--shards", fmt.Sprint(l.Shards),
-			"--cluster-name", "local", "--node-name", name, "--cluster-listen", routes[i], "--routes", strings.Join(routes, ","),
-			"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String()))
+		l.nodes = append(l.nodes, l.process(name, listen, secrets, append([]string{
+			"serve", "--listen", listen, "--device-url", "http://" + listen, "--data", filepath.Join(l.dir, name), "--node-name", name,
+			"--cluster-listen", routes[i], "--routes", strings.Join(routes, ","), "--client-listen", clients[i],
+		}, shared...)...))
 		balance = append(balance, "--discover", "http://"+listen)
 	}
 	l.balancer = l.process("balancer", balancer, env, balance...)
+	if l.MaxNodes > l.Nodes {
+		l.scaler = l.autoscaler(free[3*l.Nodes+1], clients, secrets, append(shared, "--device-url", "http://{listen}"))
+	}
 	return nil
+}
+
+// autoscaler is the process that adds nodes with these arguments. The nodes share the machine's processors: all of them
+// in use is the capacity of those that are always there. It is quicker to remove nodes than it would be in earnest.
+func (l *localCluster) autoscaler(address string, clients, env, args []string) *process {
+	line := []string{
+		"autoscale", "--admin-listen", address, "--nats-url", "nats://" + strings.Join(clients, ",nats://"), "--max", fmt.Sprint(l.MaxNodes - l.Nodes),
+		"--capacity-cpu", fmt.Sprint(float64(runtime.NumCPU()) / float64(l.Nodes)), "--low-for", "1m", "--down-cooldown", "30s",
+		"--provider", "process", "--process-dir", filepath.Join(l.dir, "autoscale"), "--process-prefix", "elastic", "--process-stop",
+		"--log-level", min(l.LogLevel, slog.LevelInfo).String(), // its decisions are what there is to see
+	}
+	for _, arg := range args {
+		line = append(line, "--process-arg="+arg)
+	}
+	return l.process("autoscaler", address, env, line...)
 }
 
 func (l *localCluster) process(name, address string, env []string, args ...string) *process {
@@ -179,12 +226,12 @@ func (l *localCluster) nodesReady(ctx context.Context) error {
 	return nil
 }
 
-// balancerReady is nodesReady of the balancer.
-func (l *localCluster) balancerReady(ctx context.Context) error {
-	if err := awaitReady(ctx, l.admin); err != nil {
-		return fmt.Errorf("balancer: %w", err)
+// ready is nodesReady of a process of which that address tells.
+func ready(ctx context.Context, p *process, address string) error {
+	if err := awaitReady(ctx, address); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	l.balancer.keeping.Store(true)
+	p.keeping.Store(true)
 	return nil
 }
 
@@ -229,6 +276,10 @@ func (l *localCluster) greet(w io.Writer) {
   Balancer   curl -s http://%[6]s/nodes
 
 `, l.Nodes, l.key, os.Args[0], "http://"+l.balancer.address, l.adminKey, l.admin)
+	if l.scaler != nil {
+		fmt.Fprintf(w, "  Scaling    curl -s http://%s/decisions\n  Load       %s bench load --url http://%s --key %s --clients 200 --duration 2m\n\n",
+			l.scaler.address, os.Args[0], l.balancer.address, l.key)
+	}
 	for _, n := range l.nodes {
 		fmt.Fprintf(w, "  %-10s http://%s   to see the others do its work: kill -9 %d\n", n.name, n.address, n.pid.Load())
 	}
