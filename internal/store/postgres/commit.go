@@ -34,7 +34,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	}
 	forgotten := s.keysForgotten.Load()
 	if err := s.ensureDays(ctx, b, forgotten); err != nil {
-		return err
+		return s.passing(err)
 	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {

@@ -23,6 +23,11 @@ func (s *Store) classify(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && !isNoPartition(err) && permanent(e) {
 		return fmt.Errorf("%w: %w", store.ErrPermanent, err)
 	}
+	return s.passing(err)
+}
+
+// passing is classify for errors that do not come from the caller's data, whatever they are.
+func (s *Store) passing(err error) error {
 	if disconnected(err) {
 		// What ended this connection has ended the idle ones too. They are not to fail one by one.
 		s.pool.Reset()
@@ -30,10 +35,16 @@ func (s *Store) classify(err error) error {
 	return fmt.Errorf("store: postgres: %w", err)
 }
 
-// disconnected reports whether the server went away, in its own words or without.
+// disconnected reports whether the server went away, in its own words or without, or is not the one that
+// takes writes any more.
 func disconnected(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(e.Code, "57P") // admin shutdown, crash shutdown, cannot connect now
+		// Admin shutdown, crash shutdown, cannot connect now.
+		return strings.HasPrefix(e.Code, "57P") || e.Code == readOnlyTransaction
+	}
+	if pgconn.Timeout(err) {
+		// A server that has fallen silent, rather than a pool that had no connection to spare.
+		return true
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
@@ -42,12 +53,21 @@ func disconnected(err error) bool {
 	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
-// permanent goes by the class of the code: data exceptions, violated constraints, and limits of the
-// program such as the longest index entry.
+// readOnlyTransaction is the code of writes to a standby, or to a server that was made read-only.
+const readOnlyTransaction = "25006"
+
+// permanent goes by the class of the code: data exceptions, violated constraints, and values too long for an
+// index, which is the only limit that names a table. The other limits are the server's: one of them is that it
+// takes no writes before it is vacuumed. What ends a connection or keeps it from being made is not about data.
 func permanent(e *pgconn.PgError) bool {
+	if e.SeverityUnlocalized == "FATAL" || e.SeverityUnlocalized == "PANIC" {
+		return false
+	}
 	switch e.Code[:min(2, len(e.Code))] {
-	case "22", "23", "54":
+	case "22", "23":
 		return true
+	case "54":
+		return e.TableName != ""
 	}
 	return false
 }
@@ -60,7 +80,7 @@ func isNoPartition(err error) bool {
 }
 
 // Unreachable reports whether an error of Open or of any call says that the server is not there or not ready:
-// it does not answer, starts or stops, has no connection to spare, or went away. All else, such as a wrong
+// it does not answer, starts or stops, has no connection to spare, takes no writes, or went away. All else, such as a wrong
 // password or a database that there is not, does not pass by itself.
 func Unreachable(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -68,9 +88,9 @@ func Unreachable(err error) bool {
 		case "08", "40", "53", "55", "57", "58":
 			return true
 		}
-		return false
+		return e.Code == readOnlyTransaction
 	}
 	_, network := errors.AsType[net.Error](err)
-	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+	return network || errors.Is(err, errReadOnly) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, context.DeadlineExceeded)
 }

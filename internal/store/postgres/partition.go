@@ -94,7 +94,7 @@ func (d *days) ensure(ctx context.Context, of partitioned, which day) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("store: make partition %s: %w", name, err)
+		return fmt.Errorf("make partition %s: %w", name, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -58,6 +59,16 @@ var embedded embed.FS
 // them for itself, so that no caller's context would.
 const connectTimeout = 5 * time.Second
 
+// pingTimeout bounds the question whether a connection that was idle still answers, before it is used.
+const pingTimeout = 2 * time.Second
+
+// keepAlive finds out within about ten seconds that the machine of a connection's server is gone. The pool
+// holds idle connections for long, and a dead machine says nothing.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+
+// errReadOnly means that a server answers and takes no writes: it is a standby, or was made read-only.
+var errReadOnly = errors.New("the server takes no writes: it is a standby or read-only")
+
 // migrationWait is how long a node waits for another one that migrates.
 const migrationWait = time.Hour
 
@@ -79,7 +90,8 @@ var settings = map[string]string{
 }
 
 // Open connects to the database of a connection string (a URL or key=value pairs), brings its schema
-// up to date and makes today's partitions. Poolers that do not keep a session for
+// up to date and makes today's partitions. Of several hosts in it the first that takes writes is connected
+// to, whatever its target_session_attrs are. Poolers that do not keep a session for
 // a client, such as PgBouncer's transaction mode, will not do: statements are prepared by name.
 func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if opts.Conns == 0 {
@@ -109,7 +121,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	for _, table := range []partitioned{messages, keys} {
 		if err := s.days.ensure(ctx, table, dayOf(time.Now().UnixMicro())); err != nil {
 			pool.Close()
-			return nil, err
+			return nil, fmt.Errorf("store: postgres: %w", err)
 		}
 	}
 	return s, nil
@@ -125,15 +137,30 @@ func configure(url string, opts Options) (*pgxpool.Config, error) {
 			config.ConnConfig.RuntimeParams[k] = v
 		}
 	}
+	config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	if opts.Dial != nil {
 		config.ConnConfig.DialFunc = opts.Dial
 	}
+	config.ConnConfig.ValidateConnect = takesWrites
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	config.MaxConns = opts.Conns
+	config.PingTimeout = pingTimeout
 	config.AfterConnect = prepare
 	return config, nil
+}
+
+// takesWrites is the condition for a connection: errReadOnly if its server takes no writes.
+func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, "SHOW transaction_read_only").ReadAll()
+	if err != nil {
+		return err
+	}
+	if string(results[0].Rows[0][0]) == "on" {
+		return errReadOnly
+	}
+	return nil
 }
 
 // closeTimeout bounds the closing of the connections. One whose query was given up waits for the server to
@@ -180,6 +207,7 @@ func withURL(url string, do func(*migration.Set) error) error {
 	if err != nil {
 		return fmt.Errorf("store: connection string: %w", err)
 	}
+	config.ValidateConnect = takesWrites
 	return withMigrations(config, do)
 }
 

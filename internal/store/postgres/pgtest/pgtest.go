@@ -93,9 +93,9 @@ func programs() (string, error) {
 	return "", ErrMissing
 }
 
-// init makes the cluster, as the system's user postgres when this process is root, because the
-// server refuses to run as root.
-func (s *Server) init(settings []string) error {
+// enter takes the directory for the system's user postgres when this process is root, because the server
+// refuses to run as root.
+func (s *Server) enter() error {
 	s.attr = attributes()
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
@@ -112,12 +112,30 @@ func (s *Server) init(settings []string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// init makes the cluster.
+func (s *Server) init(settings []string) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
 	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "-D", s.data(), "-U", superuser,
 		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions", "--no-sync")
 	initdb.SysProcAttr, initdb.Dir = s.attr, s.dir
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("pgtest: initdb: %w\n%s", err, out)
 	}
+	return s.configure(append([]string{
+		"listen_addresses='127.0.0.1'",
+		"fsync=on",
+		"shared_buffers=256MB",
+		"max_wal_size=2GB",
+	}, settings...))
+}
+
+// configure gives the cluster its addresses and adds settings, which count before earlier ones.
+func (s *Server) configure(settings []string) error {
 	// A port that is free now; nothing else on the machine has reason to take it meanwhile.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,12 +146,8 @@ func (s *Server) init(settings []string) error {
 		return err
 	}
 	conf := append([]string{
-		"listen_addresses='127.0.0.1'",
 		fmt.Sprintf("port=%d", s.port),
 		fmt.Sprintf("unix_socket_directories='%s'", s.dir),
-		"fsync=on",
-		"shared_buffers=256MB",
-		"max_wal_size=2GB",
 	}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -208,8 +222,13 @@ func (s *Server) Backup() error {
 	if err := os.RemoveAll(s.copied()); err != nil {
 		return err
 	}
-	backup := exec.Command(filepath.Join(s.bin, "pg_basebackup"), "-D", s.copied(), "-d", s.URL("postgres"),
-		"--checkpoint=fast", "--wal-method=stream", "--no-sync")
+	return s.backup(s, s.copied())
+}
+
+// backup copies the running cluster of another server into a directory of this one's.
+func (s *Server) backup(of *Server, into string, opts ...string) error {
+	args := append([]string{"-D", into, "-d", of.URL("postgres"), "--checkpoint=fast", "--wal-method=stream", "--no-sync"}, opts...)
+	backup := exec.Command(filepath.Join(s.bin, "pg_basebackup"), args...)
 	backup.SysProcAttr, backup.Dir = s.attr, s.dir
 	if out, err := backup.CombinedOutput(); err != nil {
 		return fmt.Errorf("pgtest: pg_basebackup: %w\n%s", err, out)

@@ -1,0 +1,162 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/postgres"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
+	"github.com/esh3artech/esh3ar/internal/store/storetest"
+)
+
+// startServer starts a server of the test's own.
+func startServer(t *testing.T, settings ...string) *pgtest.Server {
+	t.Helper()
+	s, err := pgtest.Start(settings...)
+	return closeServer(t, s, err)
+}
+
+func closeServer(t *testing.T, s *pgtest.Server, err error) *pgtest.Server {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// committer stores deliverable messages of shard 1, a few in each commit.
+type committer struct {
+	t       *testing.T
+	s       *postgres.Store
+	b       store.Batch
+	changes []store.Change
+	stored  int
+}
+
+func newCommitter(t *testing.T, s *postgres.Store) *committer {
+	t.Helper()
+	claim, err := s.Claim(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &committer{t: t, s: s, b: store.Batch{Shard: 1, Epoch: claim.Epoch}, changes: storetest.Deliverable(1, 4000, true)}
+}
+
+// commit stores the next messages; after an error the same ones are the next again.
+func (c *committer) commit(limit time.Duration) error {
+	const size = 20
+	c.b.Changes, c.b.At = c.changes[c.stored:c.stored+size], time.Now()
+	c.b.Positions[0] = uint64(c.stored + size)
+	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
+	defer cancel()
+	err := c.s.Commit(ctx, &c.b)
+	if err == nil {
+		c.stored += size
+	}
+	return err
+}
+
+// until commits until it succeeds or fails, as wanted; in between errors must be worth a retry.
+func (c *committer) until(success bool) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		err := c.commit(3 * time.Second)
+		if errors.Is(err, store.ErrPermanent) || errors.Is(err, store.ErrNotOwner) {
+			c.t.Fatalf("commit: got error %v, want one that is worth a retry", err)
+		}
+		switch {
+		case (err == nil) == success:
+			return
+		case ctx.Err() != nil:
+			c.t.Fatalf("a minute of commits; the last one's error: %v", err)
+		}
+	}
+}
+
+// check fails the test unless everything that was stored is there.
+func (c *committer) check() {
+	c.t.Helper()
+	var ids []esh3ar.ID
+	for _, change := range c.changes[:c.stored] {
+		ids = append(ids, change.Message.ID)
+	}
+	rows, err := c.s.Rows(c.t.Context(), 1, ids)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if len(rows) != len(ids) {
+		c.t.Errorf("%d of %d messages that were stored are there", len(rows), len(ids))
+	}
+	p, err := c.s.Positions(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if got := p[1][0]; got != uint64(c.stored) {
+		c.t.Errorf("position %d, want %d", got, c.stored)
+	}
+}
+
+// TestFailoverToStandby loses the primary under a committer, in the ways in which primaries are lost, and
+// promotes its synchronous standby: the same store goes on there, and nothing that it stored is missing.
+func TestFailoverToStandby(t *testing.T) {
+	for _, lost := range []struct {
+		name string
+		lose func(*pgtest.Server) error
+	}{
+		{"killed", (*pgtest.Server).Kill},
+		{"silent", (*pgtest.Server).Freeze},
+	} {
+		t.Run(lost.name, func(t *testing.T) {
+			t.Parallel()
+			primary := startServer(t)
+			standby, err := primary.Standby()
+			closeServer(t, standby, err)
+
+			// A standby alone is a store that is not there yet.
+			if _, err := postgres.Open(t.Context(), standby.URL("postgres"), postgres.Options{}); !postgres.Unreachable(err) {
+				t.Errorf("opening a standby: got error %v, want one that passes", err)
+			}
+			s := openURL(t, pgtest.URLs("postgres", primary, standby)+"&connect_timeout=1", postgres.Options{})
+			c := newCommitter(t, s)
+			for range 20 {
+				if err := c.commit(time.Minute); err != nil {
+					t.Fatal(err)
+				}
+			}
+			gone := make(chan error, 1)
+			go func() { gone <- lost.lose(primary) }()
+			c.until(false)
+			if err := <-gone; err != nil {
+				t.Fatal(err)
+			}
+			c.until(false) // the standby is there and takes no writes yet
+			if err := standby.Promote(); err != nil {
+				t.Fatal(err)
+			}
+			c.until(true)
+			for range 20 {
+				if err := c.commit(time.Minute); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.check()
+			if lost.name == "silent" {
+				// Connections to it that are being closed end with it.
+				if err := primary.Kill(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
