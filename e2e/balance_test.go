@@ -157,6 +157,7 @@ func (told *balanced) end(t *testing.T) {
 //
 // The servers are deployments of their own, so what one of them accepted is asked for there.
 func TestBalancerOverACrash(t *testing.T) {
+	t.Parallel()
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	nodes := make([]*server, len(dirs))
 	for i, dir := range dirs {
@@ -221,6 +222,7 @@ func TestBalancerOverACrash(t *testing.T) {
 // TestBalancerOverAFrozenServer freezes one of two servers (SIGSTOP) under load: it holds up few messages, those with a key are
 // accepted by the other one, and when it is woken it takes its share again.
 func TestBalancerOverAFrozenServer(t *testing.T) {
+	t.Parallel()
 	nodes := []*server{start(t, t.TempDir()), start(t, t.TempDir())}
 	b, admin := balancer(t, nodes, "--response-timeout", "2s")
 	const senders = 8

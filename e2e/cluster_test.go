@@ -73,6 +73,7 @@ func (c *nodes) launch(i int) *server {
 
 // A device at any node gets what was accepted at any node, and every node knows what became of it.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	const recipients = 12 // several of every shard
 	var mu sync.Mutex
@@ -149,6 +150,7 @@ func clusterArgs() []string {
 
 // Nodes are killed under load, one after the other, and come back: nothing is lost, and order is kept.
 func TestClusterNodesAreKilled(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, clusterArgs()...)
 	clusterLoad(t, c, func(r *crashRun) {
 		for _, i := range rand.Perm(len(c.servers))[:2] {
@@ -206,6 +208,7 @@ func (l *ledger) receivedSince(then time.Duration) int {
 
 // The nodes are restarted in good order, one after the other, under load.
 func TestClusterRollingRestart(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, clusterArgs()...)
 	clusterLoad(t, c, func(r *crashRun) {
 		for i := range c.servers {

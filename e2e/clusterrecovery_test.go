@@ -28,6 +28,7 @@ func (r *crashRun) accepts(more int) {
 // The database is restored from a copy that was taken under load, while the nodes are stopped: the journal has what it
 // lost.
 func TestClusterStoreSetBack(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, clusterArgs()...)
 	clusterLoad(t, c, func(r *crashRun) {
 		r.accepts(300)
@@ -59,6 +60,7 @@ func TestClusterStoreSetBack(t *testing.T) {
 // A node loses its disk and is started with an empty directory under its name. It copies what the others have, so
 // that then another one may die.
 func TestClusterLosesADisk(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, clusterArgs()...)
 	clusterLoad(t, c, func(r *crashRun) {
 		without := func(i int) {

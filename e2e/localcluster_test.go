@@ -16,6 +16,7 @@ import (
 // TestClusterToTry pastes what `esh3ar cluster` prints: a device gets a message through the balancer, also after a
 // node was killed, the node comes back, and Ctrl-C leaves nothing behind.
 func TestClusterToTry(t *testing.T) {
+	t.Parallel()
 	// The database's own user must be able to get there.
 	dir, err := os.MkdirTemp("", "esh3ar-try-")
 	if err != nil {

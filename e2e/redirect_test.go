@@ -18,6 +18,7 @@ import (
 // TestDevicesAreSentToOtherNodes fills one of three nodes with devices that do not negotiate. From then on it sends those
 // that do to the others: the official JavaScript client and the one in Go.
 func TestDevicesAreSentToOtherNodes(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, "--log-level", "warn")
 	full := c.servers[0]
 	const many = 150 // a third of them is the average; 1.25 × 50 + 50 is less
