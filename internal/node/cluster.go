@@ -72,9 +72,11 @@ func (n *Node) openNATS() (cluster.Connector, error) {
 	if cfg.clustered() {
 		o.Name = cfg.NodeName
 		o.MaxStore += 64 << 20 // what the nodes tell each other
-		o.Peers = &cluster.Peers{
-			Cluster: cfg.ClusterName, Listen: cfg.ClusterListen, Advertise: cfg.ClusterAdvertise, Routes: cfg.Routes,
-			Secret: string(cfg.ClusterSecret), TLS: cfg.clusterTLS(),
+		if len(cfg.Routes) > 1 { // one alone has nobody to elect
+			o.Peers = &cluster.Peers{
+				Cluster: cfg.ClusterName, Listen: cfg.ClusterListen, Advertise: cfg.ClusterAdvertise, Routes: cfg.Routes,
+				Secret: string(cfg.ClusterSecret), TLS: cfg.clusterTLS(),
+			}
 		}
 		if cfg.ClientListen != "" {
 			o.Clients = &cluster.Clients{Listen: cfg.ClientListen, Token: string(cfg.ClusterSecret), TLS: cfg.clusterTLS()}
@@ -102,6 +104,8 @@ func (c *Config) replicas() int {
 		return 1
 	case c.Replicas > 0:
 		return c.Replicas
+	case len(c.Routes) == 1:
+		return 1
 	}
 	return 3
 }
@@ -422,11 +426,11 @@ func (n *Node) answer(_ string, raw []byte) []byte {
 // checkCluster says what is wrong with this node's place among the others.
 func (n *Node) checkCluster(context.Context) error {
 	switch {
-	case !n.peers.members.Fresh():
-		return health.Degrade(errCutOff())
 	case n.nats == nil && !n.journal.Connected():
 		return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
 			"none of the servers in nats-url is connected: this node accepts nothing until one is"))
+	case !n.peers.members.Fresh():
+		return health.Degrade(errCutOff())
 	}
 	return nil
 }
@@ -470,8 +474,13 @@ func (c *Config) clusterFaults(check func(ok bool, option string, value any, rea
 	check(c.ShedRate >= 0 && c.ShedRate <= 6000, "shed-rate", c.ShedRate, "must lie between 0 and 6000")
 	check(c.Replicas >= 0 && c.Replicas <= 5, "replicas", c.Replicas, "must lie between 0 and 5")
 	if len(c.Routes) > 0 {
-		fault := addressFault(c.ClusterListen)
-		check(fault == "", "cluster-listen", c.ClusterListen, "%s", fault)
+		if len(c.Routes) > 1 {
+			fault := addressFault(c.ClusterListen)
+			check(fault == "", "cluster-listen", c.ClusterListen, "%s", fault)
+			check(c.Replicas <= len(c.Routes), "replicas", c.Replicas, "must not be more than the nodes in routes, which keep the journal")
+		} else {
+			check(c.Replicas <= 1, "replicas", c.Replicas, "must be 1 with one node in routes, which keeps the journal alone")
+		}
 		for _, route := range c.Routes {
 			_, _, err := net.SplitHostPort(route)
 			check(err == nil, "routes", route, "must be a host and a port, as in node-1:6222")
