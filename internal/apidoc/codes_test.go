@@ -20,7 +20,8 @@ import (
 
 // notTold are codes in the source that no caller meets as a problem, with where they go.
 var notTold = map[string]string{
-	"memory_tight": "the detail of a check of /readyz",
+	"memory_tight":   "the detail of a check of /readyz",
+	"devices_uneven": "the same",
 }
 
 // origin is a place in the source that makes an error with a code.
@@ -29,7 +30,7 @@ type origin struct {
 	kind  string // the name of its esh3ar.Kind, "" if it is a problem of HTTP itself
 }
 
-// TestCodes compares the rows of the problems with the source: every code that the server makes an error of has
+// TestCodes compares the rows of the problems with the source: every code that the server or the balancer makes an error of has
 // a row with the right status, and every row's code is made somewhere.
 func TestCodes(t *testing.T) {
 	found := make(map[string][]origin)
@@ -38,8 +39,8 @@ func TestCodes(t *testing.T) {
 		switch {
 		case err != nil || !d.IsDir():
 			return err
-		case slices.Contains([]string{".git", "node_modules", "testdata", "client", "cmd", "e2e", "examples", "bin", "loadgen", "chaos", "apidoc", "balance"}, d.Name()):
-			return fs.SkipDir // what runs in no server, and what has rows of its own
+		case slices.Contains([]string{".git", "node_modules", "testdata", "client", "cmd", "e2e", "examples", "bin", "loadgen", "chaos", "apidoc"}, d.Name()):
+			return fs.SkipDir // what no caller talks to
 		}
 		dirs = append(dirs, path)
 		return nil
@@ -212,7 +213,7 @@ func (p *source) each(f func(pos token.Pos, params []string, name string, code a
 						f(n.Pos(), params, name, n.Args[m.argument], m.kind)
 					}
 				case *ast.CompositeLit:
-					if id, ok := n.Type.(*ast.Ident); ok && id.Name == "problem" {
+					if id, ok := n.Type.(*ast.Ident); ok && (id.Name == "problem" || id.Name == "refusal") {
 						for _, e := range n.Elts {
 							if kv, ok := e.(*ast.KeyValueExpr); ok && fmt.Sprint(kv.Key) == "code" {
 								if _, ok := literal(kv.Value); ok {

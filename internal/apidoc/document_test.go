@@ -175,6 +175,13 @@ func TestProblemsOfOperations(t *testing.T) {
 		"invalid":            true,                             // a field's alone
 		"no_such_route":      true, "method_not_allowed": true, // on every path
 	}
+	// A balancer's own, on every path.
+	for _, code := range []string{
+		"bad_request", "bad_body", "header_timeout", "header_too_large", "bad_transfer_encoding",
+		"node_unreachable", "node_failed", "no_node", "node_timeout", "version_not_supported",
+	} {
+		named[code] = true
+	}
 	for _, o := range p.operations() {
 		for number, r := range o.node["responses"].(map[string]any) {
 			r := r.(map[string]any)

@@ -109,7 +109,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch path.Clean(r.URL.Path) {
 	case "/metrics", health.ListingPath: // of the node that happened to be picked, and nobody's business here
-		h.tell(w, &problem{status: http.StatusNotFound, code: "no_such_route", detail: "there is no such route", permanent: true})
+		h.tell(w, unknownRoute())
 		return
 	case "/healthz", "/readyz":
 		b.serveHealth(w, r)

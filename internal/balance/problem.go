@@ -32,6 +32,10 @@ func draining() *problem {
 		detail: "this balancer is stopping; try again on a new connection"}
 }
 
+func unknownRoute() *problem {
+	return &problem{status: http.StatusNotFound, code: "no_such_route", permanent: true, detail: "there is no such route"}
+}
+
 func slowBody() *problem {
 	return &problem{status: http.StatusRequestTimeout, code: "body_timeout", detail: "the body did not arrive in time"}
 }
@@ -59,7 +63,7 @@ func headerTooLarge() *problem {
 // attempt may have been carried out.
 func failed(f failure, unknown bool) *problem {
 	p := &problem{status: http.StatusBadGateway, retryAfter: 1}
-	if f.timeout {
+	if f.timeout && f.sent {
 		p.status = http.StatusGatewayTimeout
 	}
 	switch {
@@ -76,6 +80,30 @@ func failed(f failure, unknown bool) *problem {
 	return p
 }
 
+// title is that of the problem's page. It is the same as a server's, where servers answer with that code too.
+func (p *problem) title() string {
+	if p.code == "outcome_unknown" {
+		return "Outcome unknown"
+	}
+	switch p.status {
+	case http.StatusBadRequest:
+		return "The request is invalid"
+	case http.StatusNotFound:
+		return "Not found"
+	case http.StatusMethodNotAllowed:
+		return "Method not allowed"
+	case http.StatusRequestTimeout:
+		return "Request timeout"
+	case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
+		return "Too large"
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return "Not supported"
+	case http.StatusServiceUnavailable:
+		return "Not available now"
+	}
+	return "No answer from the server"
+}
+
 // document appends the problem as JSON. Codes and details are plain text of this file.
 func (p *problem) document(dst []byte) []byte {
 	dst = append(dst, `{"type":"/problems/`...)
@@ -86,7 +114,7 @@ func (p *problem) document(dst []byte) []byte {
 		}
 		dst = append(dst, c)
 	}
-	dst = append(append(dst, `","title":"`...), http.StatusText(p.status)...)
+	dst = append(append(dst, `","title":"`...), p.title()...)
 	dst = strconv.AppendInt(append(dst, `","status":`...), int64(p.status), 10)
 	dst = append(append(dst, `,"detail":"`...), p.detail...)
 	dst = append(append(dst, `","code":"`...), p.code...)

@@ -33,7 +33,7 @@ type refusal struct {
 }
 
 func badHeader(detail string) refusal {
-	return refusal{http.StatusBadRequest, "bad_request", detail}
+	return refusal{status: http.StatusBadRequest, code: "bad_request", detail: detail}
 }
 
 // parseRequest looks at the beginning of b. Of a plain request it appends the header to out as it goes to a
@@ -85,7 +85,7 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 			length, r.length = true, n
 		case fieldEncoding:
 			if chunked || !bytes.EqualFold(value, []byte("chunked")) {
-				return r, out, bad, refusal{http.StatusNotImplemented, "bad_transfer_encoding", "chunked is the only Transfer-Encoding"}
+				return r, out, bad, refusal{status: http.StatusNotImplemented, code: "bad_transfer_encoding", detail: "chunked is the only Transfer-Encoding"}
 			}
 			chunked = true
 			continue
@@ -154,7 +154,7 @@ func (r *request) readLine(line []byte) (verdict, refusal) {
 	case http.MethodHead:
 		r.safety, r.isHead = repeatable, true
 	case http.MethodConnect:
-		return bad, refusal{http.StatusMethodNotAllowed, "method_not_allowed", "this is no proxy to other hosts"}
+		return bad, refusal{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "this is no proxy to other hosts"}
 	default:
 		r.safety = once
 	}
@@ -163,7 +163,7 @@ func (r *request) readLine(line []byte) (verdict, refusal) {
 	case "HTTP/1.0":
 		return other, refusal{}
 	default:
-		return bad, refusal{http.StatusHTTPVersionNotSupported, "version_not_supported", "use HTTP/1.1 or HTTP/2"}
+		return bad, refusal{status: http.StatusHTTPVersionNotSupported, code: "version_not_supported", detail: "use HTTP/1.1 or HTTP/2"}
 	}
 	if target[0] != '/' {
 		return other, refusal{} // absolute form, or *
