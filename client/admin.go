@@ -149,7 +149,7 @@ func (a *Admin) Tenants(ctx context.Context) iter.Seq2[Tenant, error] {
 		Clients []Tenant `json:"clients"`
 		next
 	}
-	return pages(ctx, a, "clients", "/v1/admin/clients", url.Values{}, func(p *page) ([]Tenant, string) { return p.Clients, p.Next })
+	return pages(ctx, a.c, "clients", "/v1/admin/clients", url.Values{}, func(p *page) ([]Tenant, string) { return p.Clients, p.Next })
 }
 
 // APIKey is an API key of a business client.
@@ -281,45 +281,5 @@ func (a *Admin) Audit(ctx context.Context, q AuditQuery) iter.Seq2[AuditEntry, e
 	if q.PageSize != 0 {
 		v.Set("limit", strconv.Itoa(q.PageSize))
 	}
-	return pages(ctx, a, "the audit log", "/v1/admin/audit", v, func(p *page) ([]AuditEntry, string) { return p.Entries, p.Next })
-}
-
-// next is the end of a page.
-type next struct {
-	Next string `json:"next_cursor"`
-}
-
-// pages iterates over what the pages of a listing hold.
-func pages[P, T any](ctx context.Context, a *Admin, what, path string, query url.Values, of func(*P) ([]T, string)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var none T
-		for cursor := ""; ; {
-			v := make(url.Values, len(query)+1)
-			for name, values := range query {
-				v[name] = values
-			}
-			if cursor != "" {
-				v.Set("cursor", cursor)
-			}
-			page := new(P)
-			_, _, err := a.c.call(ctx, request{method: http.MethodGet, path: path, query: v, limit: maxPage}, page)
-			list, following := of(page)
-			if err == nil {
-				err = forward(cursor, following)
-			}
-			if err != nil {
-				yield(none, fmt.Errorf("client: listing %s: %w", what, err))
-				return
-			}
-			for _, one := range list {
-				if !yield(one, nil) {
-					return
-				}
-			}
-			if following == "" {
-				return
-			}
-			cursor = following
-		}
-	}
+	return pages(ctx, a.c, "the audit log", "/v1/admin/audit", v, func(p *page) ([]AuditEntry, string) { return p.Entries, p.Next })
 }

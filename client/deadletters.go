@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -52,9 +51,9 @@ type DeadLetterQuery struct {
 	PageSize int
 }
 
-func (q *DeadLetterQuery) values(cursor string) url.Values {
+func (q *DeadLetterQuery) values() url.Values {
 	selection := Query{To: q.To, From: q.From, Until: q.Until, PageSize: q.PageSize}
-	v := selection.values(cursor)
+	v := selection.values()
 	if q.Type != "" {
 		v.Set("type", q.Type)
 	}
@@ -68,33 +67,11 @@ func (q *DeadLetterQuery) values(cursor string) url.Values {
 // latest accepted first and without content and timeline. It fetches page after page as the loop goes
 // on. An error ends the iteration: it comes last, with a zero DeadLetter.
 func (c *Client) DeadLetters(ctx context.Context, q DeadLetterQuery) iter.Seq2[DeadLetter, error] {
-	return func(yield func(DeadLetter, error) bool) {
-		for cursor := ""; ; {
-			var page struct {
-				DeadLetters []DeadLetter `json:"dead_letters"`
-				Next        string       `json:"next_cursor"`
-			}
-			_, _, err := c.call(ctx, request{
-				method: http.MethodGet, path: "/v1/dead-letters", query: q.values(cursor), limit: maxPage,
-			}, &page)
-			if err == nil {
-				err = forward(cursor, page.Next)
-			}
-			if err != nil {
-				yield(DeadLetter{}, fmt.Errorf("client: listing dead letters: %w", err))
-				return
-			}
-			for _, d := range page.DeadLetters {
-				if !yield(d, nil) {
-					return
-				}
-			}
-			if page.Next == "" {
-				return
-			}
-			cursor = page.Next
-		}
+	type page struct {
+		DeadLetters []DeadLetter `json:"dead_letters"`
+		next
 	}
+	return pages(ctx, c, "dead letters", "/v1/dead-letters", q.values(), func(p *page) ([]DeadLetter, string) { return p.DeadLetters, p.Next })
 }
 
 // Replay brings a message back from the dead-letter queue: it is queued again, with all its attempts
@@ -149,11 +126,13 @@ func (c *Client) ReplayAll(ctx context.Context, q DeadLetterQuery) (Replayed, er
 	for cursor := ""; ; {
 		var page struct {
 			Replayed
-			Next string `json:"next_cursor"`
+			next
 		}
-		_, _, err := c.call(ctx, request{
-			method: http.MethodPost, path: "/v1/dead-letters/replay", query: q.values(cursor), limit: maxReceipt,
-		}, &page)
+		v := q.values()
+		if cursor != "" {
+			v.Set("cursor", cursor)
+		}
+		_, _, err := c.call(ctx, request{method: http.MethodPost, path: "/v1/dead-letters/replay", query: v, limit: maxReceipt}, &page)
 		if err == nil {
 			err = forward(cursor, page.Next)
 		}
@@ -167,12 +146,4 @@ func (c *Client) ReplayAll(ctx context.Context, q DeadLetterQuery) (Replayed, er
 		}
 		cursor = page.Next
 	}
-}
-
-// forward returns an error if the next page is the one just fetched.
-func forward(cursor, next string) error {
-	if next != "" && next == cursor {
-		return errors.New("the server repeats a page")
-	}
-	return nil
 }

@@ -34,7 +34,7 @@ type Query struct {
 	PageSize int
 }
 
-func (q *Query) values(cursor string) url.Values {
+func (q *Query) values() url.Values {
 	v := url.Values{}
 	set := func(name, value string) {
 		if value != "" {
@@ -52,40 +52,17 @@ func (q *Query) values(cursor string) url.Values {
 	if q.PageSize != 0 {
 		v.Set("limit", strconv.Itoa(q.PageSize))
 	}
-	set("cursor", cursor)
 	return v
 }
 
 // Messages iterates over the client's messages that the query selects, newest first. It fetches page
 // after page as the loop goes on. An error ends the iteration: it comes last, with zero Details.
 func (c *Client) Messages(ctx context.Context, q Query) iter.Seq2[Details, error] {
-	return func(yield func(Details, error) bool) {
-		for cursor := ""; ; {
-			var page struct {
-				Messages []Details `json:"messages"`
-				Next     string    `json:"next_cursor"`
-			}
-			_, _, err := c.call(ctx, request{
-				method: http.MethodGet, path: "/v1/messages", query: q.values(cursor), limit: maxPage,
-			}, &page)
-			if err == nil {
-				err = forward(cursor, page.Next)
-			}
-			if err != nil {
-				yield(Details{}, fmt.Errorf("client: listing messages: %w", err))
-				return
-			}
-			for _, d := range page.Messages {
-				if !yield(d, nil) {
-					return
-				}
-			}
-			if page.Next == "" {
-				return
-			}
-			cursor = page.Next
-		}
+	type page struct {
+		Messages []Details `json:"messages"`
+		next
 	}
+	return pages(ctx, c, "messages", "/v1/messages", q.values(), func(p *page) ([]Details, string) { return p.Messages, p.Next })
 }
 
 // ErrNotReached is what Wait returns when the message ended otherwise.

@@ -31,5 +31,5 @@ func (a *Admin) Rejects(ctx context.Context) iter.Seq2[Reject, error] {
 		Rejects []Reject `json:"rejects"`
 		next
 	}
-	return pages(ctx, a, "the raw dead letters", "/v1/admin/rejects", url.Values{}, func(p *page) ([]Reject, string) { return p.Rejects, p.Next })
+	return pages(ctx, a.c, "the raw dead letters", "/v1/admin/rejects", url.Values{}, func(p *page) ([]Reject, string) { return p.Rejects, p.Next })
 }

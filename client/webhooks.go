@@ -204,37 +204,14 @@ func (c *Client) webhook(ctx context.Context, doing string, r request, body any,
 // selects those with that one. It fetches page after page as the loop goes on. An error ends the iteration:
 // it comes last, with a zero WebhookDelivery.
 func (c *Client) WebhookDeliveries(ctx context.Context, id, outcome string) iter.Seq2[WebhookDelivery, error] {
-	return func(yield func(WebhookDelivery, error) bool) {
-		const perPage = 100
-		for cursor := ""; ; {
-			q := url.Values{"limit": {strconv.Itoa(perPage)}}
-			if outcome != "" {
-				q.Set("outcome", outcome)
-			}
-			if cursor != "" {
-				q.Set("cursor", cursor)
-			}
-			var page struct {
-				Deliveries []WebhookDelivery `json:"deliveries"`
-				Next       string            `json:"next_cursor"`
-			}
-			_, _, err := c.call(ctx, request{method: http.MethodGet, path: webhookPath(id, "deliveries"), query: q, limit: maxPage}, &page)
-			if err == nil {
-				err = forward(cursor, page.Next)
-			}
-			if err != nil {
-				yield(WebhookDelivery{}, fmt.Errorf("client: listing deliveries: %w", err))
-				return
-			}
-			for _, d := range page.Deliveries {
-				if !yield(d, nil) {
-					return
-				}
-			}
-			if page.Next == "" {
-				return
-			}
-			cursor = page.Next
-		}
+	const perPage = 100
+	type page struct {
+		Deliveries []WebhookDelivery `json:"deliveries"`
+		next
 	}
+	v := url.Values{"limit": {strconv.Itoa(perPage)}}
+	if outcome != "" {
+		v.Set("outcome", outcome)
+	}
+	return pages(ctx, c, "deliveries", webhookPath(id, "deliveries"), v, func(p *page) ([]WebhookDelivery, string) { return p.Deliveries, p.Next })
 }

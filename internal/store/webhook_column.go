@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/esh3artech/esh3ar"
 )
@@ -59,4 +60,37 @@ func DecodeEventKeys(b []byte) ([]EventKey, error) {
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// WebhookColumns are the columns of the table webhook that ScanWebhook reads.
+const WebhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
+	created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at,
+	(SELECT count(*) FROM webhook_parked WHERE webhook_parked.webhook = webhook.id)`
+
+// ScanWebhook reads a webhook by a row's method Scan.
+func ScanWebhook(scan func(...any) error) (h Webhook, err error) {
+	var statuses string
+	if err := scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*Instant)(&h.OldUntil),
+		(*Instant)(&h.CreatedAt), (*Instant)(&h.UpdatedAt), (*Instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Epoch, &h.Cursor,
+		(*Instant)(&h.FailingSince), (*Instant)(&h.ResumeAt), (*Instant)(&h.SucceededAt), (*Instant)(&h.LostAt), &h.Parked,
+	); err != nil {
+		return h, err
+	}
+	h.Statuses, err = DecodeStatuses(statuses)
+	return h, err
+}
+
+// DeliveryColumns are the columns of the table webhook_delivery that ScanDelivery reads.
+const DeliveryColumns = `number, at, request_id, events, count, attempt, outcome, status_code, duration, error, response`
+
+// ScanDelivery reads what came of a request by a row's method Scan.
+func ScanDelivery(scan func(...any) error) (d WebhookDelivery, err error) {
+	var took int64
+	var events []byte
+	if err := scan(&d.Number, (*Instant)(&d.At), &d.RequestID, &events, &d.Count, &d.Attempt, &d.Outcome, &d.StatusCode, &took, &d.Error, &d.Response); err != nil {
+		return d, err
+	}
+	d.Duration = time.Duration(took) * time.Microsecond
+	d.Events, err = DecodeEventKeys(events)
+	return d, err
 }

@@ -73,7 +73,5 @@ func (s *Store) Audited(ctx context.Context, q store.AuditQuery) ([]store.AuditE
 		and("number <", q.Before)
 	}
 	rows, err := s.pool.Query(ctx, query+` ORDER BY number DESC LIMIT $1`, args...)
-	return scanAll(s, rows, err, func(e *store.AuditEntry) []any {
-		return []any{&e.Number, (*instant)(&e.At), &e.Actor, &e.Address, &e.Action, &e.Client, &e.Object, &e.Detail}
-	})
+	return scanAll(s, rows, err, store.AuditFields)
 }

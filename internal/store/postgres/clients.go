@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -12,12 +11,6 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"
-)
-
-// What clientFields and keyFields are for.
-const (
-	clientColumns = `c.id, c.name, c.tier, c.rate, c.burst, c.daily_quota, c.recipients, c.scopes, c.suspended, c.created_at, c.revision`
-	apiKeyColumns = `k.id, k.hash, k.client, k.name, k.hint, k.scopes, k.created_at, k.expires_at, k.last_used_at, k.revoked_at`
 )
 
 // PutClient implements store.Clients.
@@ -135,47 +128,31 @@ func (s *Store) TouchKeys(ctx context.Context, used map[[32]byte]time.Time) erro
 // Client implements store.Clients.
 func (s *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
 	var c esh3ar.Client
-	row := s.pool.QueryRow(ctx, `SELECT `+clientColumns+` FROM client c WHERE id = $1 AND deleted_at IS NULL`, id)
-	return c, s.scanInto(row, clientFields(&c))
+	row := s.pool.QueryRow(ctx, `SELECT `+store.ClientColumns+` FROM client c WHERE id = $1 AND deleted_at IS NULL`, id)
+	return c, s.scanInto(row, store.ClientFields(&c))
 }
 
 // ListClients implements store.Clients.
 func (s *Store) ListClients(ctx context.Context, after string, limit int) ([]esh3ar.Client, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+clientColumns+` FROM client c
+	rows, err := s.pool.Query(ctx, `SELECT `+store.ClientColumns+` FROM client c
 		WHERE id COLLATE "C" > $1 AND deleted_at IS NULL ORDER BY id COLLATE "C" LIMIT $2`, after, limit)
-	return scanAll(s, rows, err, clientFields)
+	return scanAll(s, rows, err, store.ClientFields)
 }
 
 // Keys implements store.Clients.
 func (s *Store) Keys(ctx context.Context, client string, limit int) ([]esh3ar.APIKey, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+apiKeyColumns+` FROM api_key k
+	rows, err := s.pool.Query(ctx, `SELECT `+store.KeyColumns+` FROM api_key k
 		WHERE client = $1 ORDER BY created_at DESC, id COLLATE "C" DESC LIMIT $2`, client, limit)
-	return scanAll(s, rows, err, keyFields)
+	return scanAll(s, rows, err, store.KeyFields)
 }
 
 // ClientByKey implements store.Clients.
 func (s *Store) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error) {
 	var k esh3ar.APIKey
 	var c esh3ar.Client
-	row := s.pool.QueryRow(ctx, `SELECT `+apiKeyColumns+`, `+clientColumns+`
+	row := s.pool.QueryRow(ctx, `SELECT `+store.KeyColumns+`, `+store.ClientColumns+`
 		FROM api_key k JOIN client c ON c.id = k.client AND c.deleted_at IS NULL WHERE k.hash = $1`, hash[:])
-	return k, c, s.scanInto(row, append(keyFields(&k), clientFields(&c)...))
-}
-
-// clientFields are what the clientColumns are scanned into.
-func clientFields(c *esh3ar.Client) []any {
-	return []any{
-		&c.ID, &c.Name, &c.Tier, &c.Rate, &c.Burst, &c.DailyQuota, &c.Recipients, &c.Scopes, &c.Suspended,
-		(*instant)(&c.CreatedAt), &c.Revision,
-	}
-}
-
-// keyFields are what the apiKeyColumns are scanned into.
-func keyFields(k *esh3ar.APIKey) []any {
-	return []any{
-		&k.ID, (*digest)(&k.Hash), &k.Client, &k.Name, &k.Hint, &k.Scopes,
-		(*instant)(&k.CreatedAt), (*instant)(&k.ExpiresAt), (*instant)(&k.LastUsedAt), (*instant)(&k.RevokedAt),
-	}
+	return k, c, s.scanInto(row, append(store.KeyFields(&k), store.ClientFields(&c)...))
 }
 
 // scanInto reads one row, or returns store.ErrNotFound.
@@ -209,33 +186,4 @@ func micros(t time.Time) *int64 {
 	}
 	at := t.UnixMicro()
 	return &at
-}
-
-// instant scans a time that is stored as micros does.
-type instant time.Time
-
-// Scan implements sql.Scanner.
-func (t *instant) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*t = instant{}
-	case int64:
-		*t = instant(fromMicros(v))
-	default:
-		return fmt.Errorf("a time is stored as %T", v)
-	}
-	return nil
-}
-
-// digest scans a hash.
-type digest [32]byte
-
-// Scan implements sql.Scanner.
-func (d *digest) Scan(v any) error {
-	b, ok := v.([]byte)
-	if !ok || len(b) != len(d) {
-		return fmt.Errorf("a hash is stored as %T of %d bytes", v, len(b))
-	}
-	copy(d[:], b)
-	return nil
 }

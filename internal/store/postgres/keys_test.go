@@ -35,7 +35,8 @@ func TestKeysAreCarriedOver(t *testing.T) {
 		CREATE TABLE idempotency (client bytea NOT NULL, key bytea NOT NULL, id uuid NOT NULL, digest bytea NOT NULL,
 			recipient bytea NOT NULL, accepted_at bigint NOT NULL, PRIMARY KEY (client, key));
 		CREATE INDEX idempotency_accepted_at ON idempotency (accepted_at);
-		DELETE FROM goose_db_version WHERE version_id = 4`); err != nil {
+		DROP TABLE deployment;
+		DELETE FROM goose_db_version WHERE version_id >= 4`); err != nil {
 		t.Fatal(err)
 	}
 	v7 := uuid.Must(uuid.NewV7())

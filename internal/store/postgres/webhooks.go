@@ -36,26 +36,15 @@ func (s *Store) CreateWebhook(ctx context.Context, h store.Webhook, most int, e 
 	})
 }
 
-// webhookColumns are what scanWebhook reads.
-const webhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-	created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at,
-	(SELECT count(*) FROM webhook_parked p WHERE p.webhook = w.id)`
+func scanWebhook(row pgx.CollectableRow) (store.Webhook, error) { return store.ScanWebhook(row.Scan) }
 
-func scanWebhook(row pgx.CollectableRow) (h store.Webhook, err error) {
-	var statuses string
-	if err := row.Scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*instant)(&h.OldUntil),
-		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Epoch, &h.Cursor,
-		(*instant)(&h.FailingSince), (*instant)(&h.ResumeAt), (*instant)(&h.SucceededAt), (*instant)(&h.LostAt), &h.Parked,
-	); err != nil {
-		return h, err
-	}
-	h.Statuses, err = store.DecodeStatuses(statuses)
-	return h, err
+func scanDelivery(row pgx.CollectableRow) (store.WebhookDelivery, error) {
+	return store.ScanDelivery(row.Scan)
 }
 
 // Webhook implements store.Webhooks.
 func (s *Store) Webhook(ctx context.Context, client, id string) (store.Webhook, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE id = $1 AND client = $2`, id, client)
+	rows, err := s.pool.Query(ctx, `SELECT `+store.WebhookColumns+` FROM webhook WHERE id = $1 AND client = $2`, id, client)
 	if err != nil {
 		return store.Webhook{}, s.classify(err)
 	}
@@ -68,7 +57,7 @@ func (s *Store) Webhook(ctx context.Context, client, id string) (store.Webhook, 
 
 // Webhooks implements store.Webhooks.
 func (s *Store) Webhooks(ctx context.Context, client string) ([]store.Webhook, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE client = $1 ORDER BY created_at, id`, client)
+	rows, err := s.pool.Query(ctx, `SELECT `+store.WebhookColumns+` FROM webhook WHERE client = $1 ORDER BY created_at, id`, client)
 	if err != nil {
 		return nil, s.classify(err)
 	}
@@ -105,7 +94,7 @@ func (s *Store) WebhookByRef(ctx context.Context, ref store.WebhookRef) (h store
 	// One view of both tables: what a save moves between the cursor and the parked events is in one of them.
 	view := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, view, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT `+webhookColumns+` FROM webhook w WHERE id = $1`, ref.ID)
+		rows, err := tx.Query(ctx, `SELECT `+store.WebhookColumns+` FROM webhook WHERE id = $1`, ref.ID)
 		if err != nil {
 			return err
 		}
@@ -133,7 +122,7 @@ func (s *Store) WebhookByRef(ctx context.Context, ref store.WebhookRef) (h store
 
 func scanParked(row pgx.CollectableRow) (p store.ParkedEvent, err error) {
 	var block []byte
-	if err := row.Scan(&block, &p.Attempts, (*instant)(&p.FirstAt), (*instant)(&p.NextAt)); err != nil {
+	if err := row.Scan(&block, &p.Attempts, (*store.Instant)(&p.FirstAt), (*store.Instant)(&p.NextAt)); err != nil {
 		return p, err
 	}
 	events, err := record.AppendEvents(nil, block)
@@ -276,7 +265,7 @@ func (s *Store) LogDelivery(ctx context.Context, id string, d store.WebhookDeliv
 
 // Deliveries implements store.Webhooks.
 func (s *Store) Deliveries(ctx context.Context, id string, before int64, outcome string, limit int) ([]store.WebhookDelivery, error) {
-	query, args := `SELECT number, at, request_id, events, count, attempt, outcome, status_code, duration, error, response
+	query, args := `SELECT `+store.DeliveryColumns+`
 		FROM webhook_delivery WHERE webhook = $1`, []any{id, limit}
 	if before > 0 {
 		args = append(args, before)
@@ -290,16 +279,7 @@ func (s *Store) Deliveries(ctx context.Context, id string, before int64, outcome
 	if err != nil {
 		return nil, s.classify(err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d store.WebhookDelivery, err error) {
-		var took int64
-		var events []byte
-		if err := row.Scan(&d.Number, (*instant)(&d.At), &d.RequestID, &events, &d.Count, &d.Attempt, &d.Outcome, &d.StatusCode, &took, &d.Error, &d.Response); err != nil {
-			return d, err
-		}
-		d.Duration = time.Duration(took) * time.Microsecond
-		d.Events, err = store.DecodeEventKeys(events)
-		return d, err
-	})
+	list, err := pgx.CollectRows(rows, scanDelivery)
 	return list, s.classify(err)
 }
 

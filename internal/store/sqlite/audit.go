@@ -47,7 +47,5 @@ func (s *Store) Audited(ctx context.Context, q store.AuditQuery) ([]store.AuditE
 		and("number < ?", q.Before)
 	}
 	args = append(args, q.Limit)
-	return scanner[store.AuditEntry](func(e *store.AuditEntry) []any {
-		return []any{&e.Number, (*instant)(&e.At), &e.Actor, &e.Address, &e.Action, &e.Client, &e.Object, &e.Detail}
-	}).all(s.reads.QueryContext(ctx, query+` ORDER BY number DESC LIMIT ?`, args...))
+	return scanner[store.AuditEntry](store.AuditFields).all(s.reads.QueryContext(ctx, query+` ORDER BY number DESC LIMIT ?`, args...))
 }

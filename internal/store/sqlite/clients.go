@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"time"
 
 	"modernc.org/sqlite"
@@ -13,12 +12,6 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/store"
-)
-
-// What scanClient and scanKey read.
-const (
-	clientColumns = `c.id, c.name, c.tier, c.rate, c.burst, c.daily_quota, c.recipients, c.scopes, c.suspended, c.created_at, c.revision`
-	apiKeyColumns = `k.id, k.hash, k.client, k.name, k.hint, k.scopes, k.created_at, k.expires_at, k.last_used_at, k.revoked_at`
 )
 
 // clientStatements are the writer's.
@@ -154,42 +147,26 @@ func (s *Store) TouchKeys(ctx context.Context, used map[[32]byte]time.Time) erro
 // Client implements store.Clients.
 func (s *Store) Client(ctx context.Context, id string) (esh3ar.Client, error) {
 	var c esh3ar.Client
-	err := scanInto(s.read.client.QueryRowContext(ctx, id), clientFields(&c))
+	err := scanInto(s.read.client.QueryRowContext(ctx, id), store.ClientFields(&c))
 	return c, err
 }
 
 // ListClients implements store.Clients.
 func (s *Store) ListClients(ctx context.Context, after string, limit int) ([]esh3ar.Client, error) {
-	return scanner[esh3ar.Client](clientFields).all(s.read.clients.QueryContext(ctx, after, limit))
+	return scanner[esh3ar.Client](store.ClientFields).all(s.read.clients.QueryContext(ctx, after, limit))
 }
 
 // Keys implements store.Clients.
 func (s *Store) Keys(ctx context.Context, client string, limit int) ([]esh3ar.APIKey, error) {
-	return scanner[esh3ar.APIKey](keyFields).all(s.read.keys.QueryContext(ctx, client, limit))
+	return scanner[esh3ar.APIKey](store.KeyFields).all(s.read.keys.QueryContext(ctx, client, limit))
 }
 
 // ClientByKey implements store.Clients.
 func (s *Store) ClientByKey(ctx context.Context, hash [32]byte) (esh3ar.APIKey, esh3ar.Client, error) {
 	var k esh3ar.APIKey
 	var c esh3ar.Client
-	err := scanInto(s.read.apiKey.QueryRowContext(ctx, hash[:]), append(keyFields(&k), clientFields(&c)...))
+	err := scanInto(s.read.apiKey.QueryRowContext(ctx, hash[:]), append(store.KeyFields(&k), store.ClientFields(&c)...))
 	return k, c, err
-}
-
-// clientFields are what the clientColumns are scanned into.
-func clientFields(c *esh3ar.Client) []any {
-	return []any{
-		&c.ID, &c.Name, &c.Tier, &c.Rate, &c.Burst, &c.DailyQuota, &c.Recipients, &c.Scopes, &c.Suspended,
-		(*instant)(&c.CreatedAt), &c.Revision,
-	}
-}
-
-// keyFields are what the apiKeyColumns are scanned into.
-func keyFields(k *esh3ar.APIKey) []any {
-	return []any{
-		&k.ID, (*digest)(&k.Hash), &k.Client, &k.Name, &k.Hint, &k.Scopes,
-		(*instant)(&k.CreatedAt), (*instant)(&k.ExpiresAt), (*instant)(&k.LastUsedAt), (*instant)(&k.RevokedAt),
-	}
 }
 
 // scanInto reads one row, or returns store.ErrNotFound.
@@ -219,33 +196,4 @@ func (fields scanner[T]) all(rows *sql.Rows, err error) ([]T, error) {
 		list = append(list, one)
 	}
 	return list, classify(rows.Err())
-}
-
-// instant scans a time that is stored as micros does.
-type instant time.Time
-
-// Scan implements sql.Scanner.
-func (t *instant) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*t = instant{}
-	case int64:
-		*t = instant(time.UnixMicro(v).UTC())
-	default:
-		return fmt.Errorf("a time is stored as %T", v)
-	}
-	return nil
-}
-
-// digest scans a hash.
-type digest [32]byte
-
-// Scan implements sql.Scanner.
-func (d *digest) Scan(v any) error {
-	b, ok := v.([]byte)
-	if !ok || len(b) != len(d) {
-		return fmt.Errorf("a hash is stored as %T of %d bytes", v, len(b))
-	}
-	copy(d[:], b)
-	return nil
 }

@@ -47,10 +47,10 @@ func (r *readStatements) prepare(ctx context.Context, db *sql.DB) (err error) {
 		{&r.events, `SELECT number, block FROM event WHERE shard = ? AND number > ? ORDER BY number`},
 		{&r.eventRanges, `SELECT shard, event, ` + forgotten + ` FROM shard s`},
 		{&r.forgotten, `SELECT ` + forgotten + ` FROM shard s WHERE shard = ?`},
-		{&r.client, `SELECT ` + clientColumns + ` FROM client c WHERE id = ? AND deleted_at IS NULL`},
-		{&r.clients, `SELECT ` + clientColumns + ` FROM client c WHERE id > ? AND deleted_at IS NULL ORDER BY id LIMIT ?`},
-		{&r.keys, `SELECT ` + apiKeyColumns + ` FROM api_key k WHERE client = ? ORDER BY created_at DESC, id DESC LIMIT ?`},
-		{&r.apiKey, `SELECT ` + apiKeyColumns + `, ` + clientColumns + `
+		{&r.client, `SELECT ` + store.ClientColumns + ` FROM client c WHERE id = ? AND deleted_at IS NULL`},
+		{&r.clients, `SELECT ` + store.ClientColumns + ` FROM client c WHERE id > ? AND deleted_at IS NULL ORDER BY id LIMIT ?`},
+		{&r.keys, `SELECT ` + store.KeyColumns + ` FROM api_key k WHERE client = ? ORDER BY created_at DESC, id DESC LIMIT ?`},
+		{&r.apiKey, `SELECT ` + store.KeyColumns + `, ` + store.ClientColumns + `
 			FROM api_key k JOIN client c ON c.id = k.client AND c.deleted_at IS NULL WHERE k.hash = ?`},
 		{&r.rejects, `SELECT seq, shard, tier, ord, at, reason, detail, record FROM reject WHERE seq > ? ORDER BY seq LIMIT ?`},
 	} {

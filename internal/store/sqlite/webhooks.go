@@ -97,26 +97,9 @@ func blob(b []byte) driver.Value {
 	return b
 }
 
-// webhookColumns are what scanWebhook reads.
-const webhookColumns = `id, client, url, description, statuses, format, batch_max, secret, old_secret, old_until,
-	created_at, updated_at, disabled_at, disabled_reason, version, epoch, cursor, failing_since, resume_at, succeeded_at, lost_at,
-	(SELECT count(*) FROM webhook_parked p WHERE p.webhook = webhook.id)`
-
-func scanWebhook(scan func(...any) error) (h store.Webhook, err error) {
-	var statuses string
-	if err := scan(&h.ID, &h.Client, &h.URL, &h.Description, &statuses, &h.Format, &h.BatchMax, &h.Secret, &h.OldSecret, (*instant)(&h.OldUntil),
-		(*instant)(&h.CreatedAt), (*instant)(&h.UpdatedAt), (*instant)(&h.DisabledAt), &h.DisabledReason, &h.Version, &h.Epoch, &h.Cursor,
-		(*instant)(&h.FailingSince), (*instant)(&h.ResumeAt), (*instant)(&h.SucceededAt), (*instant)(&h.LostAt), &h.Parked,
-	); err != nil {
-		return h, err
-	}
-	h.Statuses, err = store.DecodeStatuses(statuses)
-	return h, err
-}
-
 // Webhook implements store.Webhooks.
 func (s *Store) Webhook(ctx context.Context, client, id string) (store.Webhook, error) {
-	h, err := scanWebhook(s.reads.QueryRowContext(ctx, `SELECT `+webhookColumns+` FROM webhook WHERE id = ? AND client = ?`, id, client).Scan)
+	h, err := store.ScanWebhook(s.reads.QueryRowContext(ctx, `SELECT `+store.WebhookColumns+` FROM webhook WHERE id = ? AND client = ?`, id, client).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return h, store.ErrNotFound
 	}
@@ -126,10 +109,10 @@ func (s *Store) Webhook(ctx context.Context, client, id string) (store.Webhook, 
 // Webhooks implements store.Webhooks.
 func (s *Store) Webhooks(ctx context.Context, client string) (list []store.Webhook, err error) {
 	err = s.each(ctx, func(r *sql.Rows) error {
-		h, err := scanWebhook(r.Scan)
+		h, err := store.ScanWebhook(r.Scan)
 		list = append(list, h)
 		return err
-	}, `SELECT `+webhookColumns+` FROM webhook WHERE client = ? ORDER BY created_at, id`, client)
+	}, `SELECT `+store.WebhookColumns+` FROM webhook WHERE client = ? ORDER BY created_at, id`, client)
 	return list, err
 }
 
@@ -182,7 +165,7 @@ func (s *Store) WebhookByRef(ctx context.Context, ref store.WebhookRef) (h store
 		return h, nil, classify(err)
 	}
 	defer tx.Rollback()
-	h, err = scanWebhook(tx.QueryRowContext(ctx, `SELECT `+webhookColumns+` FROM webhook WHERE id = ?`, ref.ID).Scan)
+	h, err = store.ScanWebhook(tx.QueryRowContext(ctx, `SELECT `+store.WebhookColumns+` FROM webhook WHERE id = ?`, ref.ID).Scan)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return h, nil, store.ErrNotFound
@@ -200,7 +183,7 @@ func (s *Store) WebhookByRef(ctx context.Context, ref store.WebhookRef) (h store
 	for rows.Next() {
 		var p store.ParkedEvent
 		var block sql.RawBytes
-		if err := rows.Scan(&block, &p.Attempts, (*instant)(&p.FirstAt), (*instant)(&p.NextAt)); err != nil {
+		if err := rows.Scan(&block, &p.Attempts, (*store.Instant)(&p.FirstAt), (*store.Instant)(&p.NextAt)); err != nil {
 			return h, nil, classify(err)
 		}
 		if p.Event, err = decodeParked(block); err != nil {
@@ -351,7 +334,7 @@ func (s *Store) LogDelivery(ctx context.Context, id string, d store.WebhookDeliv
 
 // Deliveries implements store.Webhooks.
 func (s *Store) Deliveries(ctx context.Context, id string, before int64, outcome string, limit int) (list []store.WebhookDelivery, err error) {
-	query, args := `SELECT number, at, request_id, events, count, attempt, outcome, status_code, duration, error, response
+	query, args := `SELECT `+store.DeliveryColumns+`
 		FROM webhook_delivery WHERE webhook = ?`, []any{id}
 	if before > 0 {
 		query, args = query+` AND number < ?`, append(args, before)
@@ -360,15 +343,7 @@ func (s *Store) Deliveries(ctx context.Context, id string, before int64, outcome
 		query, args = query+` AND outcome = ?`, append(args, outcome)
 	}
 	err = s.each(ctx, func(r *sql.Rows) error {
-		var d store.WebhookDelivery
-		var took int64
-		var events sql.RawBytes
-		if err := r.Scan(&d.Number, (*instant)(&d.At), &d.RequestID, &events, &d.Count, &d.Attempt, &d.Outcome, &d.StatusCode, &took, &d.Error, &d.Response); err != nil {
-			return err
-		}
-		d.Duration = time.Duration(took) * time.Microsecond
-		var err error
-		d.Events, err = store.DecodeEventKeys(events)
+		d, err := store.ScanDelivery(r.Scan)
 		list = append(list, d)
 		return err
 	}, query+` ORDER BY number DESC LIMIT ?`, append(args, limit)...)
