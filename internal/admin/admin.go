@@ -18,6 +18,7 @@ import (
 
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/health"
+	"github.com/esh3artech/esh3ar/internal/jsonobject"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -183,7 +184,7 @@ func parameters(r *http.Request, read map[string]func(string) error) error {
 		set, known := read[name]
 		switch {
 		case !known:
-			f.Add(clip(name), "unknown_parameter", "there is no such query parameter")
+			f.Add(jsonobject.Clip(name), "unknown_parameter", "there is no such query parameter")
 		case len(given) > 1:
 			f.Add(name, "duplicate_parameter", "the query parameter is given twice")
 		case given[0] == "": // as if it were left out

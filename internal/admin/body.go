@@ -1,16 +1,12 @@
 package admin
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/jsonobject"
 )
 
 const (
@@ -26,58 +22,29 @@ type fields map[string]func(json.RawMessage) error
 // read reads a JSON object. An empty body is one without fields. Its error is an *esh3ar.Error when the body
 // is no JSON object, and esh3ar.Faults with everything that is wrong with its fields.
 func (f fields) read(r *http.Request) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	switch {
-	case err != nil:
-		return esh3ar.Errorf(esh3ar.KindInvalid, "body_incomplete", "the body ended before its announced length").Because(err)
-	case len(body) > maxBody:
-		return esh3ar.Errorf(esh3ar.KindTooLarge, "body_too_large", "the body has at most %d bytes", maxBody)
-	case len(bytes.TrimSpace(body)) == 0:
-		return nil
-	case !utf8.Valid(body):
-		return esh3ar.Errorf(esh3ar.KindInvalid, "invalid_utf8", "the body is not valid UTF-8")
-	case !json.Valid(body):
-		var v any
-		return esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body is not JSON: %v", json.Unmarshal(body, &v))
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return esh3ar.Errorf(esh3ar.KindInvalid, "not_an_object", "the body must be a JSON object")
+	members, err := jsonobject.Read(r.Body, maxBody)
+	if err != nil {
+		return err
 	}
 	var faults esh3ar.Faults
 	seen := make(map[string]bool)
-	for d.More() && len(faults) < maxFaults {
-		t, err := d.Token()
-		name, ok := t.(string)
-		var value json.RawMessage
-		if err == nil {
-			err = d.Decode(&value)
+	for i := range members {
+		if len(faults) == maxFaults {
+			break
 		}
-		if err != nil || !ok { // the text was found valid above
-			return errors.Join(errors.New("admin: a valid JSON text does not decode"), err)
-		}
-		read, known := f[name]
-		pointer := "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(name))
+		m := &members[i]
+		read, known := f[m.Name]
 		switch {
 		case !known:
-			faults.Add(pointer, "unknown_field", "there is no such field")
-		case seen[name]:
-			faults.Add(pointer, "duplicate_field", "the field is given twice")
+			faults.Add(m.Pointer(), "unknown_field", "there is no such field")
+		case seen[m.Name]:
+			faults.Add(m.Pointer(), "duplicate_field", "the field is given twice")
 		default:
-			faults.Join(pointer, read(value))
+			faults.Join(m.Pointer(), read(m.Value))
 		}
-		seen[name] = true
+		seen[m.Name] = true
 	}
 	return faults.Err()
-}
-
-// clip bounds what of a caller's text is repeated to it.
-func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
-		return strings.ToValidUTF8(s, "\ufffd")
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // to returns what reads a field into v; null is its zero value. What says what is expected.

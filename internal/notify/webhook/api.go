@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/jsonobject"
 	"github.com/esh3artech/esh3ar/internal/notify"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
@@ -413,7 +414,7 @@ func parsePage(raw string) (limit int, before int64, outcome string, err error) 
 	for name, v := range values {
 		switch {
 		case len(v) > 1:
-			err = esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_parameter", "the query parameter is given twice").At(clip(name))
+			err = esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_parameter", "the query parameter is given twice").At(jsonobject.Clip(name))
 		case v[0] == "" && slices.Contains([]string{"limit", "cursor", "outcome"}, name): // as if it were left out
 		case name == "limit":
 			if limit, err = strconv.Atoi(v[0]); err != nil || limit < 1 || limit > maxPage {
@@ -428,7 +429,7 @@ func parsePage(raw string) (limit int, before int64, outcome string, err error) 
 				err = esh3ar.Errorf(esh3ar.KindInvalid, "unknown_outcome", "the outcome is one of delivered, failed, deferred, gone, given_up").At(name)
 			}
 		default:
-			err = esh3ar.Errorf(esh3ar.KindInvalid, "unknown_parameter", "there is no such query parameter").At(clip(name))
+			err = esh3ar.Errorf(esh3ar.KindInvalid, "unknown_parameter", "there is no such query parameter").At(jsonobject.Clip(name))
 		}
 		if err != nil {
 			return 0, 0, "", err

@@ -1,12 +1,10 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"net/netip"
@@ -18,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/jsonobject"
 	"github.com/esh3artech/esh3ar/internal/store"
 )
 
@@ -37,42 +36,17 @@ type fields map[string]json.RawMessage
 
 // readFields reads a body that is a JSON object, or empty.
 func readFields(r *http.Request) (fields, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	members, err := jsonobject.Read(r.Body, maxBody)
 	if err != nil {
-		var long *http.MaxBytesError
-		if errors.As(err, &long) {
-			return nil, esh3ar.Errorf(esh3ar.KindTooLarge, "body_too_large", "the body has at most %d bytes", maxBody)
-		}
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "body_incomplete", "the body did not arrive whole").Because(err)
+		return nil, err
 	}
 	f := make(fields)
-	if len(bytes.TrimSpace(body)) == 0 {
-		return f, nil
-	}
-	if !utf8.Valid(body) {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "invalid_utf8", "the body is not valid UTF-8")
-	}
-	if !json.Valid(body) {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "malformed_json", "the body must be one JSON object")
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, esh3ar.Errorf(esh3ar.KindInvalid, "not_an_object", "the body must be a JSON object")
-	}
-	for d.More() {
-		t, err := d.Token()
-		name, ok := t.(string)
-		var value json.RawMessage
-		if err == nil {
-			err = d.Decode(&value)
+	for i := range members {
+		m := &members[i]
+		if f.has(m.Name) {
+			return nil, esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_field", "the field is given twice").At(m.Pointer())
 		}
-		if err != nil || !ok { // the text was found valid above
-			return nil, errors.Join(errors.New("webhook: a valid JSON text does not decode"), err)
-		}
-		if f.has(name) {
-			return nil, esh3ar.Errorf(esh3ar.KindInvalid, "duplicate_field", "the field is given twice").At(pointer(clip(name)))
-		}
-		f[name] = value
+		f[m.Name] = m.Value
 	}
 	return f, nil
 }
@@ -89,14 +63,9 @@ func noBody(r *http.Request) error {
 // done refuses what nobody has asked for.
 func (f fields) done() error {
 	for name := range f {
-		return esh3ar.Errorf(esh3ar.KindInvalid, "unknown_field", "this request has no such field").At(pointer(clip(name)))
+		return esh3ar.Errorf(esh3ar.KindInvalid, "unknown_field", "this request has no such field").At(jsonobject.Member{Name: name}.Pointer())
 	}
 	return nil
-}
-
-// pointer is the JSON pointer of a member.
-func pointer(name string) string {
-	return "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
 // take reads a member into v. It reports whether it is there and not null.
@@ -107,7 +76,7 @@ func (f fields) take(name string, v any, kind string) (set bool, err error) {
 		return false, nil
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		return false, esh3ar.Errorf(esh3ar.KindInvalid, "wrong_type", "the field must be %s", kind).At(pointer(name))
+		return false, esh3ar.Errorf(esh3ar.KindInvalid, "wrong_type", "the field must be %s", kind).At("/" + name)
 	}
 	return true, nil
 }
@@ -128,7 +97,7 @@ func (f fields) seconds(name string, def, most time.Duration) (time.Duration, er
 	case !set:
 		return def, nil
 	case n < 0 || n > most.Seconds() || n != math.Trunc(n):
-		return 0, esh3ar.Errorf(esh3ar.KindInvalid, "out_of_range", "the field is a whole number from 0 to %d", int(most.Seconds())).At(pointer(name))
+		return 0, esh3ar.Errorf(esh3ar.KindInvalid, "out_of_range", "the field is a whole number from 0 to %d", int(most.Seconds())).At("/" + name)
 	}
 	return time.Duration(n) * time.Second, nil
 }
@@ -245,7 +214,7 @@ func (f fields) types() ([]esh3ar.Status, error) {
 		status, err := esh3ar.ParseStatus(strings.TrimPrefix(name, typePrefix))
 		if err != nil || status == esh3ar.StatusAccepted {
 			return nil, esh3ar.Errorf(esh3ar.KindInvalid, "unknown_type", "%q is not a type of event; there are %s",
-				clip(name), strings.Join(allTypes(), ", ")).At(fmt.Sprintf("/types/%d", i))
+				jsonobject.Clip(name), strings.Join(allTypes(), ", ")).At(fmt.Sprintf("/types/%d", i))
 		}
 		list = append(list, status)
 	}
@@ -318,13 +287,4 @@ func (s *Service) lookup(ctx context.Context, host string) []netip.Addr {
 		found[i] = found[i].Unmap()
 	}
 	return found
-}
-
-// clip shortens what a caller sent before it is shown to him again.
-func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
 }
