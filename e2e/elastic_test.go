@@ -219,3 +219,25 @@ func readiness(t *testing.T, s *server) string {
 	}
 	return string(text)
 }
+
+// All nodes have the deployment's number of shards. One with another does not start, neither beside the others nor as
+// the first after all were down, and what it was told by mistake can be put right.
+func TestShardsOfADeploymentAreFixed(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t, "--log-level", "warn")
+	c := d.core(1)
+	mustBeReady(t, c.launch(0))
+	d.shards = 8
+	d.elastic("elastic0", "--replicas", "1").refused("was created with 4, which cannot change")
+	c.servers[0].stop()
+	d.elastic("elastic1", "--replicas", "1").refused("was created with 4, which cannot change")
+
+	d.shards = 4
+	mustBeReady(t, c.launch(0))
+	mustBeReady(t, d.elastic("elastic0", "--replicas", "1"))
+
+	// Another store does not help: the journal knows its number too.
+	_, d.store = database(t)
+	d.shards = 8
+	d.elastic("elastic2", "--replicas", "1").refused("it is one of 4 shards, not of 8")
+}

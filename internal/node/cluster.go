@@ -56,9 +56,17 @@ func (n *Node) takers() int {
 func (c *Config) clustered() bool { return c.ClusterName != "" }
 
 // openNATS starts the NATS server of this process, or says how to reach the servers elsewhere.
-func (n *Node) openNATS() (cluster.Connector, error) {
+func (n *Node) openNATS(ctx context.Context) (cluster.Connector, error) {
 	cfg := &n.cfg
 	if len(cfg.NATSURL) > 0 {
+		for _, monitor := range cfg.NATSMonitor {
+			switch err := cluster.CheckSync(ctx, monitor); {
+			case errors.Is(err, cluster.ErrNotSynced):
+				return nil, fmt.Errorf("journal: %w", err)
+			case err != nil:
+				n.log.Warn("whether a NATS server syncs each write could not be found out", "err", err)
+			}
+		}
 		return cluster.External{URLs: cfg.NATSURL, Token: string(cfg.ClusterSecret), TLS: cfg.clusterTLS()}, nil
 	}
 	o := cluster.Options{
@@ -72,7 +80,8 @@ func (n *Node) openNATS() (cluster.Connector, error) {
 	if cfg.clustered() {
 		o.Name = cfg.NodeName
 		o.MaxStore += 64 << 20 // what the nodes tell each other
-		if len(cfg.Routes) > 1 { // one alone has nobody to elect
+		// NATS takes two servers or more for a cluster: one that keeps the journal alone is none.
+		if len(cfg.Routes) > 1 {
 			o.Peers = &cluster.Peers{
 				Cluster: cfg.ClusterName, Listen: cfg.ClusterListen, Advertise: cfg.ClusterAdvertise, Routes: cfg.Routes,
 				Secret: string(cfg.ClusterSecret), TLS: cfg.clusterTLS(),
@@ -489,6 +498,10 @@ func (c *Config) clusterFaults(check func(ok bool, option string, value any, rea
 	for _, u := range c.NATSURL {
 		fault := natsURLFault(u)
 		check(fault == "", "nats-url", u, "%s", fault)
+	}
+	for _, u := range c.NATSMonitor {
+		check(len(c.NATSURL) > 0, "nats-monitor", u, "must be set with nats-url")
+		check(isOrigin(strings.TrimSuffix(u, "/")), "nats-monitor", u, "must be a scheme and a host, as in http://nats-1:8222")
 	}
 	if c.ClientListen != "" {
 		check(len(c.Routes) > 0, "client-listen", c.ClientListen, "is for nodes that keep the journal, which have routes")

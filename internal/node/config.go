@@ -65,6 +65,7 @@ type Config struct {
 	ClusterAdvertise string   `name:"cluster-advertise" group:"Cluster" placeholder:"HOST:PORT" help:"Address at which they reach this one, if it is not cluster-listen."`
 	ClientListen     string   `name:"client-listen" group:"Cluster" placeholder:"HOST:PORT" help:"Address on which a node that keeps the journal takes those that do not, with nats-url."`
 	NATSURL          []string `name:"nats-url" group:"Cluster" placeholder:"URL" help:"NATS servers that keep the journal: those of an own NATS cluster, or the client-listen of nodes that keep it. They must sync each write."`
+	NATSMonitor      []string `name:"nats-monitor" group:"Cluster" placeholder:"URL" help:"HTTP monitoring of the servers of an own NATS cluster, such as http://nats-1:8222: a node does not start if one of them does not sync each write. Not for nodes that keep the journal, which always do."`
 	ClusterSecret    Secret   `name:"cluster-secret" group:"Cluster" placeholder:"SECRET" help:"Secret that the nodes tell each other, the same for all."`
 	ClusterCert      string   `name:"cluster-cert" group:"Cluster" placeholder:"FILE" help:"Certificate of this node for TLS between nodes."`
 	ClusterKey       string   `name:"cluster-key" group:"Cluster" placeholder:"FILE" help:"Its private key."`

@@ -240,7 +240,7 @@ const journalRetry = 500 * time.Millisecond
 func (n *Node) openJournal(ctx context.Context) (err error) {
 	cfg := n.cfg
 	if n.connect == nil {
-		if n.connect, err = n.openNATS(); err != nil {
+		if n.connect, err = n.openNATS(ctx); err != nil {
 			return err
 		}
 	}
