@@ -11,6 +11,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/http1"
 )
 
 const (
@@ -107,7 +109,7 @@ func (c *clientConn) serve() {
 			c.trim()
 		case other:
 			c.Conn.SetDeadline(time.Time{}) // net/http sets its own
-			handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf, fwd: c.fwd})
+			handed = c.front.handOver(&handedConn{http1.HandedConn{Conn: c.Conn, Rest: c.buf}, c.fwd})
 			if !handed {
 				c.refuse(draining())
 			}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/http1"
 )
 
 // front takes the connections of clients. It serves plain HTTP/1.1 itself, because reading and writing by
@@ -181,21 +183,8 @@ func (f *front) isDraining() bool {
 	}
 }
 
-// handedConn is a connection from which something was read already.
+// handedConn is a connection of HTTP/1.1 that is handed over for one request.
 type handedConn struct {
-	net.Conn
-	rest []byte
-	fwd  *forwarded
-}
-
-// Read implements net.Conn.
-func (c *handedConn) Read(p []byte) (int, error) {
-	if len(c.rest) > 0 {
-		n := copy(p, c.rest)
-		if c.rest = c.rest[n:]; len(c.rest) == 0 {
-			c.rest = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
+	http1.HandedConn
+	fwd *forwarded
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/esh3artech/esh3ar/internal/health"
+	"github.com/esh3artech/esh3ar/internal/http1"
 )
 
 // verdict says what the bytes that were read begin with.
@@ -73,7 +74,7 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 		}
 		switch requestField(name) {
 		case fieldHost:
-			if host || !isPlainHost(value) {
+			if host || !http1.IsPlainHost(value) {
 				return r, out, bad, badHeader("there must be one Host, and it must be a name or an address")
 			}
 			host = true
@@ -140,7 +141,7 @@ func parseRequest(b, out []byte, f *forwarded) (request, []byte, verdict, refusa
 func (r *request) readLine(line []byte) (verdict, refusal) {
 	method, rest, ok1 := bytes.Cut(line, []byte(" "))
 	target, version, ok2 := bytes.Cut(rest, []byte(" "))
-	if !ok1 || !ok2 || !isToken(method) || len(target) == 0 || !bytes.HasPrefix(version, []byte("HTTP/")) || bytes.IndexByte(version, ' ') >= 0 {
+	if !ok1 || !ok2 || !http1.IsToken(method) || len(target) == 0 || !bytes.HasPrefix(version, []byte("HTTP/")) || bytes.IndexByte(version, ' ') >= 0 {
 		return bad, badHeader("the request line must be a method, a target and HTTP/1.1")
 	}
 	for _, c := range target {
@@ -211,7 +212,7 @@ func splitField(line []byte) (name, value []byte, ok bool) {
 		return nil, nil, false
 	}
 	name, value = line[:colon], bytes.Trim(line[colon+1:], " \t")
-	return name, value, isToken(name) && isFieldValue(value)
+	return name, value, http1.IsToken(name) && isFieldValue(value)
 }
 
 // field is what a header field is to a proxy.
@@ -302,19 +303,6 @@ func requestField(name []byte) field {
 	return fieldAny
 }
 
-// isToken reports whether b is a token (RFC 9110, 5.6.2).
-func isToken(b []byte) bool {
-	for _, c := range b {
-		switch {
-		case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_':
-		case bytes.IndexByte([]byte("!#$%&'*+.^`|~"), c) >= 0:
-		default:
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
 // isFieldValue reports whether b can be the value of a field: no control character but the tab (RFC 9110, 5.5).
 func isFieldValue(b []byte) bool {
 	for _, c := range b {
@@ -323,17 +311,6 @@ func isFieldValue(b []byte) bool {
 		}
 	}
 	return true
-}
-
-// isPlainHost reports whether b is a host name or an address, perhaps with a port.
-func isPlainHost(b []byte) bool {
-	for _, c := range b {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-			c == '.' || c == '-' || c == '_' || c == ':' || c == '[' || c == ']') {
-			return false
-		}
-	}
-	return len(b) > 0
 }
 
 // parseLength reads a Content-Length of up to fifteen digits.

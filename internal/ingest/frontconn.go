@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/http1"
 )
 
 // frontBuffer is how much of a request's header and of what follows it a connection holds. A longer
@@ -84,11 +85,11 @@ func (c *frontConn) serve() {
 				return
 			}
 		case headOther:
-			handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf})
+			handed = c.front.handOver(&http1.HandedConn{Conn: c.Conn, Rest: c.buf})
 			return
 		case headPartial:
 			if len(c.buf) == cap(c.buf) {
-				handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf})
+				handed = c.front.handOver(&http1.HandedConn{Conn: c.Conn, Rest: c.buf})
 				return
 			}
 			if len(c.buf) == 0 && c.served {
@@ -101,7 +102,7 @@ func (c *frontConn) serve() {
 			if n == 0 && err != nil {
 				if len(c.buf) > 0 && errors.Is(err, io.EOF) {
 					// A client that sends no more may wait for an answer to what it sent.
-					handed = c.front.handOver(&handedConn{Conn: c.Conn, rest: c.buf})
+					handed = c.front.handOver(&http1.HandedConn{Conn: c.Conn, Rest: c.buf})
 				}
 				return
 			}
@@ -209,24 +210,6 @@ func (w *bufferedAnswer) Header() http.Header         { return w.header }
 func (w *bufferedAnswer) WriteHeader(status int)      { w.status = status }
 func (w *bufferedAnswer) Write(p []byte) (int, error) { return w.body.Write(p) }
 
-// handedConn is a connection from which something was read already.
-type handedConn struct {
-	net.Conn
-	rest []byte
-}
-
-// Read implements net.Conn.
-func (c *handedConn) Read(p []byte) (int, error) {
-	if len(c.rest) > 0 {
-		n := copy(p, c.rest)
-		if c.rest = c.rest[n:]; len(c.rest) == 0 {
-			c.rest = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
 // head is the header of a plain request.
 type head struct {
 	size   int // bytes of the header
@@ -272,12 +255,12 @@ func readHead(b []byte, c *frontConn) (head, verdict) {
 			return head{}, headOther
 		}
 		name, value := line[:colon], bytes.Trim(line[colon+1:], " \t")
-		if !isToken(name) || !isFieldValue(value) {
+		if !http1.IsToken(name) || !isFieldValue(value) {
 			return head{}, headOther
 		}
 		switch fieldOf(name) {
 		case fieldHost:
-			if host || !isPlainHost(value) {
+			if host || !http1.IsPlainHost(value) {
 				return head{}, headOther
 			}
 			host = true
@@ -405,19 +388,6 @@ func fieldOf(name []byte) field {
 	return fieldAny
 }
 
-// isToken reports whether b is a token (RFC 9110, 5.6.2).
-func isToken(b []byte) bool {
-	for _, c := range b {
-		switch {
-		case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_':
-		case bytes.IndexByte([]byte("!#$%&'*+.^`|~"), c) >= 0:
-		default:
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
 // isFieldValue reports whether b holds visible ASCII characters, blanks and tabs alone. What else RFC 9110
 // lets pass is net/http's.
 func isFieldValue(b []byte) bool {
@@ -427,17 +397,6 @@ func isFieldValue(b []byte) bool {
 		}
 	}
 	return true
-}
-
-// isPlainHost reports whether b is a host name or an address, perhaps with a port.
-func isPlainHost(b []byte) bool {
-	for _, c := range b {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-			c == '.' || c == '-' || c == '_' || c == ':' || c == '[' || c == ']') {
-			return false
-		}
-	}
-	return len(b) > 0
 }
 
 // smallNumber reads a decimal number of up to seven digits.
