@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -117,6 +118,8 @@ func TestSecured(t *testing.T) {
 		if nc, err := other.Connect(); err == nil {
 			nc.Close()
 			t.Errorf("%s: connected", name)
+		} else if name != "no server" && !errors.Is(err, cluster.ErrRefused) {
+			t.Errorf("%s: %v, which seems to pass by waiting", name, err)
 		}
 	}
 
@@ -140,6 +143,31 @@ func TestSecured(t *testing.T) {
 		t.Errorf("moved to %s", name)
 	}
 	roundTrip(t, nc)
+}
+
+// TestCertificatesAlone: with a CA clients need no token.
+func TestCertificatesAlone(t *testing.T) {
+	files := certificates(t)
+	o := options(t.TempDir())
+	o.Clients = &cluster.Clients{Listen: "127.0.0.1:0", TLS: files}
+	s, err := cluster.Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	roundTrip(t, mustConnect(t, s)) // in memory
+	e := cluster.External{URLs: []string{s.ClientAddr()}, TLS: files}
+	nc, err := e.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	roundTrip(t, nc)
+	e.TLS = &cluster.TLSFiles{CA: files.CA}
+	if nc, err := e.Connect(); err == nil {
+		nc.Close()
+		t.Error("connected without a certificate")
+	}
 }
 
 func TestPeersAndClientsAreChecked(t *testing.T) {
