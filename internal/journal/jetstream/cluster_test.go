@@ -299,6 +299,33 @@ func TestLeaderKilled(t *testing.T) {
 	}
 }
 
+// TestFewerReplicas: one node with another setting does not break the promise of all.
+func TestFewerReplicas(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
+	c := clustertest.Start(t, 3, nil)
+	l, err := clustered(t, c, 0, jetstream.Options{Shards: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, replicas := range []int{1, 2} {
+		other, err := jetstream.Open(t.Context(), jetstream.Options{Server: c.Server(1), Shards: 1, Replicas: replicas, Logger: quiet()})
+		if err == nil {
+			other.Close()
+		}
+		if !errors.Is(err, jetstream.ErrSettings) || errors.Is(err, journal.ErrUnavailable) {
+			t.Errorf("opened with %d replicas: %v", replicas, err)
+		}
+	}
+	s, err := admin(t, c, 2).Stream(t.Context(), jetstream.StreamNames(1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().Config.Replicas; n != 3 {
+		t.Errorf("%d replicas are left", n)
+	}
+}
+
 // TestMinority cuts off the server that leads a stream. What is appended there
 // is surely not stored, or may be, and is never acknowledged; the others go on,
 // and when the cut is healed so does the one.

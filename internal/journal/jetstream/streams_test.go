@@ -221,7 +221,7 @@ func TestChangedShards(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, shards := range []int{1, 3} {
-		if _, err := openIn(dir, quiet(), jetstream.Options{Shards: shards}); err == nil || !strings.Contains(err.Error(), "2 shards") {
+		if _, err := openIn(dir, quiet(), jetstream.Options{Shards: shards}); !errors.Is(err, jetstream.ErrSettings) || !strings.Contains(err.Error(), "2 shards") {
 			t.Errorf("open with %d shards: %v", shards, err)
 		}
 	}
