@@ -20,11 +20,16 @@ import (
 // balancer starts `esh3ar balance` in front of servers and waits until it knows them.
 func balancer(t *testing.T, nodes []*server, args ...string) (b *server, admin string) {
 	t.Helper()
-	line := []string{program, "balance", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--slow-start", "1s"}
 	for _, n := range nodes {
-		line = append(line, "--node", n.url)
+		args = append(args, "--node", n.url)
 	}
-	b = prepare(t, append(line, args...))
+	return balancerOf(t, nodes, args...)
+}
+
+// balancerOf starts `esh3ar balance`, which the arguments tell how to find servers, and waits until it knows them.
+func balancerOf(t *testing.T, nodes []*server, args ...string) (b *server, admin string) {
+	t.Helper()
+	b = prepare(t, append([]string{program, "balance", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--slow-start", "1s"}, args...))
 	b.launch()
 	b.await("the balancer's addresses", func() bool {
 		both, err := os.ReadFile(b.addr)
@@ -83,6 +88,7 @@ type balanced struct {
 // sendThrough has so many senders send without a pause, every other message with a key.
 func sendThrough(t *testing.T, b *server, senders int) *balanced {
 	told := &balanced{accepted: make(map[string]string), errors: make(map[string]int)}
+	run := rand.Uint64() // makes the keys unlike those of others who send
 	ctx, cancel := context.WithCancel(context.Background())
 	var sending sync.WaitGroup
 	for i := range senders {
@@ -92,7 +98,7 @@ func sendThrough(t *testing.T, b *server, senders int) *balanced {
 			for n := 0; ctx.Err() == nil; n++ {
 				m := outgoing{To: fmt.Sprintf("u%d", rand.IntN(100)), Content: fmt.Sprintf("%d of %d", n, i)}
 				if n%2 == 0 {
-					m.Key = fmt.Sprintf("key-%d-%d", i, n)
+					m.Key = fmt.Sprintf("key-%d-%d-%d", run, i, n)
 				}
 				// What was begun is ended, so that every answer is known.
 				r, err := a.send(context.Background(), m)
