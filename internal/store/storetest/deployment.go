@@ -1,6 +1,9 @@
 package storetest
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 func testFixShards(w *world) {
 	const first, callers = 16, 4
@@ -19,7 +22,7 @@ func testFixShards(w *world) {
 	if fixed < first || fixed >= first+callers {
 		w.Errorf("%d shards, which nobody asked for", fixed)
 	}
-	for i, n := range append(got, w.fixShards(1), w.fixShards(4096)) {
+	for i, n := range slices.Concat(got, []int{w.fixShards(1), w.fixShards(4096)}) {
 		if n != fixed {
 			w.Errorf("call %d: %d shards, the first was told %d", i, n, fixed)
 		}
