@@ -177,6 +177,7 @@ func TestClusterNodesAreKilled(t *testing.T) {
 func (r *crashRun) arrives(limit time.Duration) {
 	r.t.Helper()
 	began := time.Since(r.ledger.epoch)
+	before := r.ledger.close(crashIsAway)
 	deadline := time.After(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -184,7 +185,8 @@ func (r *crashRun) arrives(limit time.Duration) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			r.t.Fatalf("nothing that was sent arrived within %s", limit)
+			r.t.Fatalf("%d recipients got what was sent since within %s; %d messages of %d were accepted", r.ledger.receivedSince(began), limit,
+				r.ledger.close(crashIsAway).accepted-before.accepted, r.ledger.close(crashIsAway).sent-before.sent)
 		}
 		if n := r.ledger.receivedSince(began); n >= crashRecipients-crashAway {
 			r.t.Logf("%d recipients got what was sent since within %s", n, time.Since(r.ledger.epoch)-began)
