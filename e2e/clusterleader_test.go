@@ -60,7 +60,8 @@ type pulse struct {
 // patience is how long a request of a pulse waits for an answer. What is not answered is as good as refused.
 const patience = 2 * time.Second
 
-func (c *core) pulse(s *server) *pulse {
+// recipients returns a recipient of every shard.
+func (c *core) recipients(s *server) map[uint16]string {
 	t := c.d.t
 	t.Helper()
 	// Who is of which shard is told by the last digits of a message's identifier.
@@ -75,6 +76,13 @@ func (c *core) pulse(s *server) *pulse {
 		}
 		to[shard] = name
 	}
+	return to
+}
+
+func (c *core) pulse(s *server) *pulse {
+	t := c.d.t
+	t.Helper()
+	to := c.recipients(s)
 	p := &pulse{longest: make([]time.Duration, c.d.shards)}
 	ctx, cancel := context.WithCancel(t.Context())
 	p.end = cancel
