@@ -83,7 +83,18 @@ func AppendMessage(dst []byte, m *esh3ar.Message) []byte {
 	return appendVarint(dst, fieldStripped, protowire.EncodeBool(m.Stripped))
 }
 
-// DecodeMessage decodes what AppendMessage wrote, into m. Unknown fields are skipped, so that a newer
+// AppendRow is AppendMessage for a message's row in a store, without its idempotency key and digest: the store
+// keeps these where it finds them by the key, and the row would say them twice.
+func AppendRow(dst []byte, m *esh3ar.Message) []byte {
+	if m.Key == "" {
+		return AppendMessage(dst, m)
+	}
+	row := *m
+	row.Key = ""
+	return AppendMessage(dst, &row)
+}
+
+// DecodeMessage decodes what AppendMessage or AppendRow wrote, into m. Unknown fields are skipped, so that a newer
 // version's records stay readable. The decoded message does not keep b.
 //
 // An error means that b is no message record; m is then undefined.

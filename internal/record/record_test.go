@@ -402,3 +402,19 @@ func BenchmarkEvents(b *testing.B) {
 		}
 	})
 }
+
+// TestRowHasNoKey: a row is the message but for the idempotency key and its digest.
+func TestRowHasNoKey(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := messages().Draw(t, "message")
+		want := *m
+		want.Key, want.Digest = "", [32]byte{}
+		var got esh3ar.Message
+		if err := DecodeMessage(AppendRow(nil, m), &got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %+v, want %+v", got, want)
+		}
+	})
+}

@@ -149,6 +149,7 @@ const (
 
 // Row is a message with its state as stored.
 type Row struct {
+	// Message has neither Key nor Digest if it was stored by this version: Idempotent knows them.
 	Message esh3ar.Message
 	State   esh3ar.State
 	// Ord is the message's place in its shard's order of arrival: the owner's epoch in the high 24

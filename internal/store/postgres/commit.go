@@ -393,7 +393,7 @@ func (w *work) insert(how move, c *store.Change) {
 		k[1].time(m.ExpiresAt)
 		k = k[2:]
 	}
-	k[0].encode(func(dst []byte) []byte { return record.AppendMessage(dst, m) })
+	k[0].encode(func(dst []byte) []byte { return record.AppendRow(dst, m) })
 	k[1].encode(state(c))
 }
 

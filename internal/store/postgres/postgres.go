@@ -62,10 +62,6 @@ const connectTimeout = 5 * time.Second
 // pingTimeout bounds the question whether a connection that was idle still answers, before it is used.
 const pingTimeout = 2 * time.Second
 
-// keepAlive finds out within about ten seconds that the machine of a connection's server is gone. The pool
-// holds idle connections for long, and a dead machine says nothing.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
-
 // errReadOnly means that a server answers and takes no writes: it is a standby, or was made read-only.
 var errReadOnly = errors.New("the server takes no writes: it is a standby or read-only")
 
@@ -137,9 +133,11 @@ func configure(url string, opts Options) (*pgxpool.Config, error) {
 			config.ConnConfig.RuntimeParams[k] = v
 		}
 	}
-	config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
-	if opts.Dial != nil {
-		config.ConnConfig.DialFunc = opts.Dial
+	if config.ConnConfig.DialFunc = opts.Dial; opts.Dial == nil {
+		// A machine that is gone says nothing, and the pool holds idle connections for long: this finds out
+		// within about ten seconds.
+		alive := net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+		config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: alive}).DialContext
 	}
 	config.ConnConfig.ValidateConnect = takesWrites
 	if config.ConnConfig.ConnectTimeout == 0 {

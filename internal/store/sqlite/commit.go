@@ -78,7 +78,7 @@ func (e *encoded) encode(b *store.Batch) {
 		var r encodedRow
 		if c.From == store.Nowhere {
 			start := len(e.buf)
-			e.buf = record.AppendMessage(e.buf, c.Message)
+			e.buf = record.AppendRow(e.buf, c.Message)
 			r.payload = e.buf[start:]
 		}
 		start := len(e.buf)
@@ -194,7 +194,7 @@ func (w *writer) apply(b *store.Batch, c *store.Change, r *encodedRow) (outcome,
 		}
 		// Either the row is gone, with a database set back for instance, or it is further on. The
 		// insert tells.
-		r.payload = record.AppendMessage(nil, m)
+		r.payload = record.AppendRow(nil, m)
 	}
 	w.seq++
 	recipientKey := store.RecipientKey(m.Client, m.To)
