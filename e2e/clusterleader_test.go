@@ -57,9 +57,6 @@ type pulse struct {
 	longest []time.Duration // by shard, between two acceptances
 }
 
-// patience is how long a request of a pulse waits for an answer. What is not answered is as good as refused.
-const patience = 2 * time.Second
-
 // recipients returns a recipient of every shard.
 func (c *core) recipients(s *server) map[uint16]string {
 	t := c.d.t
@@ -79,6 +76,10 @@ func (c *core) recipients(s *server) map[uint16]string {
 	return to
 }
 
+// patience is how long a request of a pulse waits for an answer. What is not answered is as good as refused.
+const patience = 2 * time.Second
+
+// pulse begins one, at a node.
 func (c *core) pulse(s *server) *pulse {
 	t := c.d.t
 	t.Helper()

@@ -263,12 +263,15 @@ func (l *Log) Last(ctx context.Context, p journal.Partition) (uint64, error) {
 // has a lower one. That is what Last cannot promise of several servers, because
 // one that was cut off may take itself for a stream's leader for some seconds.
 //
-// Errors: those of Append.
+// Errors: those of Append, and ErrUnknown if there is no answer in time.
 func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
 	if err := l.check(journal.Partition{Shard: shard}); err != nil {
 		return 0, err
 	}
-	seq, err := wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers(int(shard)), nil, done) })
+	// A leader that is lost with the entry, or paused, never answers.
+	writing, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	seq, err := wait(func(done func(uint64, error)) { l.publish.send(writing, fillers(int(shard)), nil, done) })
 	if err != nil {
 		return 0, err
 	}
