@@ -9,6 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/record"
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/breaker"
 )
@@ -121,7 +124,7 @@ func (o *opening) wait(ctx context.Context) error {
 // one does that is there; for a file it takes as long as it takes.
 func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
 	n.opening = &opening{
-		guarded: n.store, log: n.log, passes: storeMayCome,
+		guarded: n.store, log: n.log, passes: mayPass,
 		open: func(ctx context.Context) (store.Store, error) {
 			s, err := openStore(ctx, &n.cfg, cache)
 			if err != nil {
@@ -188,8 +191,81 @@ func (n *Node) admitLate(ctx context.Context, s store.Store) error {
 	if err != nil {
 		return err
 	}
-	if err := n.journal.Behind(positions(shards)); err != nil {
-		return fmt.Errorf("the data directory was set back while the store was away, and has taken messages since: %w", err)
+	at := positions(shards)
+	behind := n.journal.Behind(at)
+	switch {
+	case behind == nil:
+		return nil
+	case !n.cfg.clustered():
+		return fmt.Errorf("the data directory was set back while the store was away, and has taken messages since: %w", behind)
+	}
+	// Other nodes may have reached the store all the while, and have gone on with it.
+	for p, position := range at {
+		if int(p.Shard) >= n.cfg.Shards {
+			continue
+		}
+		opened := n.journal.Opened(p.Shard)
+		if opened >= position {
+			continue
+		}
+		end, err := n.journal.Barrier(ctx, p.Shard)
+		if err != nil {
+			return err
+		}
+		if end <= position {
+			return fmt.Errorf("the journal was set back while the store was away: %w", behind)
+		}
+		stored, err := storedSince(ctx, n.journal, s, p, opened, position)
+		if err != nil {
+			return err
+		}
+		if !stored {
+			return fmt.Errorf("the journal was set back while the store was away, and has taken messages since: %w", behind)
+		}
 	}
 	return nil
+}
+
+// maxCompared is how many messages of a partition are looked for in the store to see whether it has what the journal has.
+const maxCompared = 1000
+
+// storedSince reports whether the store has what a partition's log holds above opened and up to its position there. If
+// not, the position is from before the log was set back and gave its sequences out again, and whoever reads on from there
+// leaves messages out. The end of the log has to lie above the position.
+//
+// Most messages decide: one that a client has sent again after the log was set back may be in the store from before, and
+// one that the store refused is not.
+func storedSince(ctx context.Context, log journal.Log, s store.Shards, p journal.Partition, opened, position uint64) (bool, error) {
+	last, err := log.Last(ctx, p)
+	if err != nil {
+		return false, err
+	}
+	reader, err := log.Read(ctx, p, opened)
+	if err != nil {
+		return false, err
+	}
+	defer reader.Close()
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	var ids []esh3ar.ID
+	for at := opened; at < last && len(ids) < maxCompared; {
+		e, err := reader.Next(ctx)
+		if err != nil {
+			return false, err
+		}
+		if at = e.Seq; at > position {
+			break
+		}
+		for rec, err := range journal.Records(e.Data) {
+			var m esh3ar.Message
+			if err == nil && record.DecodeMessage(rec, &m) == nil {
+				ids = append(ids, m.ID)
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return true, nil // purged by a node that stored them, or never there
+	}
+	rows, err := s.Rows(ctx, p.Shard, ids)
+	return 2*len(rows) >= len(ids), err
 }

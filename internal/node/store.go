@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 
+	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/migration"
 	"github.com/esh3artech/esh3ar/internal/store/postgres"
@@ -51,6 +52,12 @@ func openStore(ctx context.Context, c *Config, cache int) (store.Store, error) {
 // storeMayCome reports whether an error of openStore may pass by itself. A file is there or is not.
 func storeMayCome(err error) bool {
 	return postgres.Unreachable(err) && !errors.Is(err, sqlite.ErrInUse)
+}
+
+// mayPass reports whether what hinders a store's opening may pass by itself: the store, or the journal that it is compared
+// with, does not answer.
+func mayPass(err error) bool {
+	return storeMayCome(err) || errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrUnknown)
 }
 
 // Migrate brings the schema of the configured store up to date, which a start does by itself.

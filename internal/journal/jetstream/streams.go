@@ -89,6 +89,9 @@ func (l *Log) Behind(positions map[journal.Partition]uint64) error {
 	return nil
 }
 
+// Opened returns where the stream of a shard ended when the log was opened.
+func (l *Log) Opened(shard uint16) uint64 { return l.first[shard] }
+
 // openPause is between attempts to open a stream of a cluster that is not ready.
 const openPause = 250 * time.Millisecond
 
