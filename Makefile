@@ -46,7 +46,7 @@ chaos: build ## Break the real program for CHAOS_TIME (1h), seeds rising from CH
 
 .PHONY: chaos-cluster
 chaos-cluster: build ## The same over a cluster of three nodes, which are also cut off from each other
-	bin/esh3ar chaos --quiet --nodes 3 --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 60s --settle 2m
+	bin/esh3ar chaos --quiet --nodes 3 --elastic 1 --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 60s --settle 2m
 
 .PHONY: soak
 soak: setup ## Minutes without a database, little memory, 10,000 reconnects, a million messages: prints figures

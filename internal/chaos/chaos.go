@@ -43,6 +43,8 @@ type Options struct {
 	// Nodes is how many servers there are. Several, which need a Database, are a cluster, whose nodes the laboratory
 	// also cuts off from each other. 0 means 1.
 	Nodes int
+	// Elastic is how many further nodes there are, which keep no journal.
+	Elastic int
 	// Database is a PostgreSQL for the server to store in; nil means SQLite. Its database "postgres" has
 	// to be empty. Run breaks it and leaves it running.
 	Database Database
@@ -88,6 +90,8 @@ func (o *Options) validate() error {
 	switch {
 	case o.Program == "":
 		return errors.New("the laboratory needs a program to run")
+	case o.Nodes < 0 || o.Elastic < 0 || o.Elastic > 0 && o.Nodes < 2:
+		return errors.New("elastic nodes are those of a cluster")
 	case o.Nodes > 1 && o.Database == nil:
 		return errors.New("several servers need a database that all of them use")
 	case o.Duration <= 0 || o.Settle <= 0:

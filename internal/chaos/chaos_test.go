@@ -89,6 +89,9 @@ func TestPromises(t *testing.T) {
 			if run.postgres {
 				o.Database = database(t)
 			}
+			if run.nodes > 1 {
+				o.Elastic = 1
+			}
 			r := report(t, o)
 			t.Logf("\n%s", r)
 			if !r.OK() {

@@ -34,7 +34,7 @@ type several struct {
 
 // newKillMost kills a majority: what is left accepts nothing.
 func newKillMost(l *lab, dice *rand.Rand) Fault {
-	return several{"kill-most", l, l.draft(dice, len(l.machines)/2+1), nil}
+	return several{"kill-most", l, l.draft(dice, len(l.core())/2+1), nil}
 }
 
 // newPowerCutAll takes the power from all nodes: what they had not synced is gone everywhere.
@@ -42,11 +42,15 @@ func newPowerCutAll(l *lab, dice *rand.Rand) Fault {
 	return several{"power-cut-all", l, l.machines, dice}
 }
 
-// draft returns n of the machines.
+// core are the nodes that keep the journal. Elastic ones come after them.
+func (l *lab) core() []*machine { return l.machines[:max(l.opts.Nodes, 1)] }
+
+// draft returns n of the core.
 func (l *lab) draft(dice *rand.Rand, n int) []*machine {
+	core := l.core()
 	var some []*machine
-	for _, i := range dice.Perm(len(l.machines))[:n] {
-		some = append(some, l.machines[i])
+	for _, i := range dice.Perm(len(core))[:n] {
+		some = append(some, core[i])
 	}
 	return some
 }
@@ -105,8 +109,8 @@ type cut struct {
 // newPartition cuts one node off from all others.
 func newPartition(l *lab, dice *rand.Rand) Fault {
 	f := cut{named: "partition", lab: l}
-	alone := l.some(dice)
-	for _, m := range l.machines {
+	alone := l.draft(dice, 1)[0]
+	for _, m := range l.core() {
 		if m != alone {
 			f.pairs = append(f.pairs, [2]*machine{alone, m})
 		}
@@ -117,8 +121,8 @@ func newPartition(l *lab, dice *rand.Rand) Fault {
 // newPartitionAll cuts all nodes off from each other.
 func newPartitionAll(l *lab, _ *rand.Rand) Fault {
 	f := cut{named: "partition-all", lab: l}
-	for i, a := range l.machines {
-		for _, b := range l.machines[i+1:] {
+	for i, a := range l.core() {
+		for _, b := range l.core()[i+1:] {
 			f.pairs = append(f.pairs, [2]*machine{a, b})
 		}
 	}
@@ -146,26 +150,37 @@ func (f cut) Heal(context.Context) error {
 	return nil
 }
 
-// openCluster makes the nodes of a cluster, whose connections to each other pass through the laboratory's links.
+// openCluster makes the nodes of a cluster. The connections between those of its core pass through the laboratory's links.
 func (l *lab) openCluster() error {
-	var names, targets []string
+	var names, targets, clients, urls []string
 	for i := range l.opts.Nodes {
 		names = append(names, fmt.Sprint("node-", i+1))
-		address, err := freeAddress(l.ctx)
-		if err != nil {
-			return err
+		for _, to := range []*[]string{&targets, &clients} {
+			address, err := freeAddress(l.ctx)
+			if err != nil {
+				return err
+			}
+			*to = append(*to, address)
 		}
-		targets = append(targets, address)
+		urls = append(urls, "nats://"+clients[i])
 	}
 	var err error
 	if l.links, err = newLinks(l.ctx, names, targets); err != nil {
 		return err
 	}
+	node := func(name string, args ...string) error {
+		common := []string{"--listen", "127.0.0.1:0", "--shards", clusterShards, "--cluster-name", "chaos", "--node-name", name}
+		_, err := l.newMachine(name, filepath.Join(l.dir, name), append(common, args...)...)
+		return err
+	}
 	for i, name := range names {
-		_, err := l.newMachine(name, filepath.Join(l.dir, name), "--listen", "127.0.0.1:0", "--shards", clusterShards,
-			"--cluster-name", "chaos", "--node-name", name, "--cluster-listen", targets[i], "--cluster-advertise", l.links.fronts[i].addr(),
-			"--routes", strings.Join(l.links.addrs(), ","))
-		if err != nil {
+		if err := node(name, "--cluster-listen", targets[i], "--cluster-advertise", l.links.fronts[i].addr(),
+			"--client-listen", clients[i], "--routes", strings.Join(l.links.addrs(), ",")); err != nil {
+			return err
+		}
+	}
+	for i := range l.opts.Elastic {
+		if err := node(fmt.Sprint("elastic-", i+1), "--nats-url", strings.Join(urls, ",")); err != nil {
 			return err
 		}
 	}

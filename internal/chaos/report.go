@@ -89,7 +89,7 @@ func (r *Report) String() string {
 		fmt.Fprintf(&b, "%-18s"+format+"\n", append([]any{name}, args...)...)
 	}
 	nodes := ""
-	if r.Nodes > 1 {
+	if r.Nodes > 1 { // elastic ones included
 		nodes = fmt.Sprintf("%d nodes, ", r.Nodes)
 	}
 	row("seed", "%d, %s%s, %s and %.1f s to settle", r.Seed, nodes, r.Store, r.Duration, r.Settled.Seconds())
