@@ -58,6 +58,10 @@ lint: $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check style, import rules, known vulner
 	$(GOLANGCI_LINT) run ./...
 	@GOVULNCHECK=$(GOVULNCHECK) scripts/vulncheck ./...
 
+.PHONY: deploy-check
+deploy-check: ## Check the Helm chart and compose.yaml; some minutes the first time
+	cd deploy/check && go vet ./... && go test ./...
+
 .PHONY: bench
 bench: build ## Measure the hot pieces, durable accepts beside a bare HTTP handler, the balancer beside HAProxy (flags: ARGS="…")
 	@scripts/setup bench
