@@ -26,7 +26,7 @@ func TestClusterToTry(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := prepare(t, []string{program, "cluster", "--listen", "127.0.0.1:0", "--restart-after", "15s"})
+	s := prepare(t, []string{program, "cluster", "--listen", "127.0.0.1:0", "--restart-after", "15s", "--max-nodes", "4"})
 	s.cmd.Env = append(s.cmd.Env, "TMPDIR="+dir)
 	greeting := new(transcript)
 	s.cmd.Stdout = greeting
@@ -72,6 +72,8 @@ func TestClusterToTry(t *testing.T) {
 		}
 	}
 	s.await("all nodes to be well", shows("cluster local  3 nodes  ok"))
+	scaling := printed(`^  Scaling +(.*)$`)
+	paste(scaling, `"leading":true`)
 	send := printed(`^  Or +(.*)$`)
 	paste(printed(`^  Send +(.*)$`)+" --silent --show-error", "202 Accepted")
 	paste(send, "delivered")
@@ -112,6 +114,9 @@ func TestClusterToTry(t *testing.T) {
 	if c, err := net.Dial("tcp", strings.TrimSpace(string(address))); err == nil {
 		c.Close()
 		t.Error("the balancer is left")
+	}
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c", scaling).Output(); err == nil {
+		t.Errorf("the autoscaler is left: %s", out)
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)

@@ -194,12 +194,13 @@ func (l *localCluster) plan(ctx context.Context, store string) error {
 	return nil
 }
 
-// autoscaler is the process that adds nodes with these arguments. The nodes share the machine's processors: all of them
-// in use is the capacity of those that are always there. It is quicker to remove nodes than it would be in earnest.
+// autoscaler is the process that adds nodes with these arguments. The nodes share the machine with the database, the
+// balancer and what makes the load: a third of the processors is taken for the capacity of those that are always there. It is
+// quicker to remove nodes than it would be in earnest.
 func (l *localCluster) autoscaler(address string, clients, env, args []string) *process {
 	line := []string{
 		"autoscale", "--admin-listen", address, "--nats-url", "nats://" + strings.Join(clients, ",nats://"), "--max", fmt.Sprint(l.MaxNodes - l.Nodes),
-		"--capacity-cpu", fmt.Sprint(float64(runtime.NumCPU()) / float64(l.Nodes)), "--low-for", "1m", "--down-cooldown", "30s",
+		"--capacity-cpu", fmt.Sprint(float64(runtime.NumCPU()) / float64(3*l.Nodes)), "--low-for", "1m", "--down-cooldown", "30s",
 		"--provider", "process", "--process-dir", filepath.Join(l.dir, "autoscale"), "--process-prefix", "elastic", "--process-stop",
 		"--log-level", min(l.LogLevel, slog.LevelInfo).String(), // its decisions are what there is to see
 	}
