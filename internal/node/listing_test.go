@@ -1,10 +1,8 @@
 package node_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"testing"
 
@@ -26,24 +24,10 @@ func TestListing(t *testing.T) {
 		{"through a proxy that only says that it is one", "127.0.0.1", []string{"Via"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := node.DefaultConfig()
-			cfg.Listen, cfg.Data, cfg.TrustedProxies = "127.0.0.1:0", t.TempDir(), []string{c.trusted}
-			n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-			done := make(chan error, 1)
-			go func() { done <- n.Run(ctx) }()
-			defer func() {
-				http.DefaultClient.CloseIdleConnections()
-				cancel()
-				if err := <-done; err != nil {
-					t.Error(err)
-				}
-			}()
+			info := bootWith(t, func(o *node.Config) { o.TrustedProxies = []string{c.trusted} })
+			t.Cleanup(http.DefaultClient.CloseIdleConnections)
 			get := func(path string) (int, string) {
-				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+n.Info().Addr+path, nil)
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+info.Addr+path, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -54,28 +54,14 @@ func TestTrustedProxies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := node.DefaultConfig()
-			cfg.Listen, cfg.Data, cfg.TrustedProxies = "127.0.0.1:0", t.TempDir(), c.trusted
-			n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-			done := make(chan error, 1)
-			go func() { done <- n.Run(ctx) }()
-			defer func() {
-				cancel()
-				if err := <-done; err != nil {
-					t.Error(err)
-				}
-			}()
+			info := bootWith(t, func(o *node.Config) { o.TrustedProxies = c.trusted })
 			// The first is plain and read by the front, the second by net/http.
 			for i, request := range []string{"POST /v1/messages", "GET /v1/messages"} {
 				first, second := fmt.Sprintf("203.0.113.%d", 10+i), fmt.Sprintf("198.51.100.%d", 10+i)
 				before, fields := c.say(first)
 				code, tries := "", 0
 				for ; code != "too_many_unknown_keys" && tries < 60; tries++ {
-					code = guess(t, n.Info().Addr, before, fields, request)
+					code = guess(t, info.Addr, before, fields, request)
 				}
 				if code != "too_many_unknown_keys" {
 					t.Fatalf("%s: %d guesses, and the answer is %s", request, tries, code)
@@ -85,7 +71,7 @@ func TestTrustedProxies(t *testing.T) {
 				if !c.apart {
 					want = "too_many_unknown_keys"
 				}
-				if code := guess(t, n.Info().Addr, before, fields, request); code != want {
+				if code := guess(t, info.Addr, before, fields, request); code != want {
 					t.Errorf("%s: another client is told %s, want %s", request, code, want)
 				}
 			}

@@ -1,11 +1,9 @@
 package node_test
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,23 +17,9 @@ import (
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	files, pool := certificatetest.Write(t, dir, "one")
-	cfg := node.DefaultConfig()
-	cfg.Listen, cfg.Data, cfg.TLSCert, cfg.TLSKey = "127.0.0.1:0", t.TempDir(), files.Cert, files.Key
-	n, err := node.New(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	if !strings.HasPrefix(n.Info().URL(), "https://") {
-		t.Errorf("its URL is %s", n.Info().URL())
+	info := bootWith(t, func(c *node.Config) { c.TLSCert, c.TLSKey = files.Cert, files.Key })
+	if !strings.HasPrefix(info.URL(), "https://") {
+		t.Errorf("its URL is %s", info.URL())
 	}
 	client := func(pool *x509.CertPool) *http.Client {
 		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
@@ -43,11 +27,11 @@ func TestTLS(t *testing.T) {
 		return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 	}
 	ask := func(c *http.Client, method, path, body string) (int, error) {
-		r, err := http.NewRequestWithContext(t.Context(), method, n.Info().URL()+path, strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), method, info.URL()+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("Authorization", "Bearer "+n.Info().DevKey)
+		r.Header.Set("Authorization", "Bearer "+info.DevKey)
 		r.Header.Set("Content-Type", "application/json")
 		resp, err := c.Do(r)
 		if err != nil {
@@ -76,7 +60,7 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%s %s: answered %d, %v", r.method, r.path, got, err)
 		}
 	}
-	if resp, err := http.Get("http://" + n.Info().Addr + "/readyz"); err == nil {
+	if resp, err := http.Get("http://" + info.Addr + "/readyz"); err == nil {
 		resp.Body.Close()
 		t.Errorf("without TLS it answers with status %d", resp.StatusCode)
 	}
