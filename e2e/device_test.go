@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -77,6 +78,26 @@ func dial(serverURL, token string, receive func(delivery)) (*device, error) {
 		d.hangUp()
 		return nil, errors.New("no answer to the handshake")
 	}
+}
+
+// receive connects a device of the recipient until the test ends. It acknowledges what it gets and hands on what
+// that says.
+func (s *server) receive(t *testing.T, recipient string) <-chan string {
+	t.Helper()
+	got := make(chan string, 16)
+	var phone *device
+	listening := make(chan struct{})
+	phone, err := dial(s.url, token(t, recipient, time.Hour), func(m delivery) {
+		<-listening
+		got <- m.Content
+		_ = phone.acknowledge(m.ID)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(listening)
+	t.Cleanup(phone.hangUp)
+	return got
 }
 
 // acknowledge tells the server that the messages are shown.

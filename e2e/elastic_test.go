@@ -182,19 +182,7 @@ func TestElasticNodeWithoutItsCore(t *testing.T) {
 	mustBeReady(t, c.launch(0))
 	e.await("it to be well again", func() bool { return !strings.Contains(readiness(t, e), "degraded") })
 	after := a.mustSend(t, outgoing{To: "bob", Content: "after"})
-	got := make(chan string, 4)
-	var phone *device
-	listening := make(chan struct{})
-	phone, err := dial(e.url, token(t, "bob", time.Hour), func(m delivery) {
-		<-listening
-		got <- m.Content
-		_ = phone.acknowledge(m.ID)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer phone.hangUp()
-	close(listening)
+	got := e.receive(t, "bob")
 	for _, m := range []receipt{before, after} {
 		e.awaitStatus(a, m.ID, "delivered")
 	}

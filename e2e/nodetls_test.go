@@ -118,19 +118,7 @@ func TestNodesWithTLS(t *testing.T) {
 	route.kill()
 
 	a := c.servers[0].api()
-	got := make(chan string, 1)
-	var phone *device
-	listening := make(chan struct{})
-	phone, err := dial(elastic.url, token(t, "bob", time.Hour), func(m delivery) {
-		<-listening
-		got <- m.Content
-		_ = phone.acknowledge(m.ID)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer phone.hangUp()
-	close(listening)
+	got := elastic.receive(t, "bob")
 	m := a.mustSend(t, outgoing{To: "bob", Content: "over TLS"})
 	elastic.awaitStatus(elastic.api(), m.ID, "delivered")
 	if content := <-got; content != "over TLS" {
