@@ -7,10 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"os"
-	"path"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -225,20 +222,4 @@ type endingReadWriter struct {
 func (b *endingReadWriter) Close() error {
 	b.end()
 	return b.ReadWriteCloser.Close()
-}
-
-// affinityOf returns what must meet at one node: the requests of one caller to a hub, where negotiation, connection
-// and long polls belong together.
-func affinityOf(r *http.Request) uint64 {
-	if !strings.HasPrefix(path.Clean(r.URL.Path), "/hubs/") {
-		return 0
-	}
-	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token == "" {
-		q, err := url.ParseQuery(r.URL.RawQuery)
-		if token = q.Get("access_token"); err != nil || token == "" {
-			return 0
-		}
-	}
-	return picker.Affinity(token)
 }
