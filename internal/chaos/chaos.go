@@ -133,6 +133,7 @@ type lab struct {
 	endSending   context.CancelFunc
 
 	logging sync.Mutex
+	working sync.WaitGroup // faults that go on by themselves until they are healed or ctx ends
 
 	mu     sync.Mutex
 	active map[string]time.Time // faults, and those healed a moment ago
@@ -280,6 +281,7 @@ func (l *lab) await(m *machine) error {
 // close releases everything that open has made.
 func (l *lab) close() error {
 	var errs []error
+	l.working.Wait()
 	errs = append(errs, each(l.machines, (*machine).close))
 	if l.links != nil {
 		l.links.close()
@@ -296,9 +298,22 @@ func (l *lab) close() error {
 	return errors.Join(errs...)
 }
 
-// inject carries the schedule out. Everything is healed when it returns without an error.
+// promptly is how long a fault's injection or healing may take without moving the rest of the schedule.
+const promptly = time.Second
+
+// inject carries the schedule out. Everything is healed when it returns without an error. What takes its time, such as a
+// server that ends slowly, moves all that comes after it, which would be no fault any more if it were made up for.
 func (l *lab) inject(report *Report) error {
-	began := time.Now()
+	start := time.Now()
+	began := start
+	timed := func(do func(context.Context) error) error {
+		at := time.Now()
+		err := do(l.ctx)
+		if took := time.Since(at); took > promptly {
+			began = began.Add(took)
+		}
+		return err
+	}
 	type open struct {
 		fault Fault
 		until time.Duration
@@ -318,13 +333,13 @@ func (l *lab) inject(report *Report) error {
 		if !pause(l.ctx, due-time.Since(began)) {
 			return context.Cause(l.ctx)
 		}
-		at := time.Since(began).Seconds()
+		at := time.Since(start).Seconds()
 		if step == nil {
 			f := healing[0].fault
 			healing = healing[1:]
 			l.say("%6.2fs   %s is healed", at, f.Name())
 			l.mark(f.Name(), true)
-			if err := f.Heal(l.ctx); err != nil {
+			if err := timed(f.Heal); err != nil {
 				return fmt.Errorf("healing %s: %w", f.Name(), err)
 			}
 			l.mark(f.Name(), true)
@@ -334,7 +349,7 @@ func (l *lab) inject(report *Report) error {
 		f := kinds()[i].build(l, rand.New(rand.NewPCG(step.Seed, 0)))
 		l.say("%6.2fs %s", at, f.Name())
 		l.mark(f.Name(), false)
-		if err := f.Inject(l.ctx); err != nil {
+		if err := timed(f.Inject); err != nil {
 			return fmt.Errorf("injecting %s: %w", f.Name(), err)
 		}
 		report.Faults[f.Name()]++

@@ -37,13 +37,19 @@ func newKillMost(l *lab, dice *rand.Rand) Fault {
 	return several{"kill-most", l, l.draft(dice, len(l.core())/2+1), nil}
 }
 
-// newPowerCutAll takes the power from all nodes: what they had not synced is gone everywhere.
+// newPowerCutAll takes the power from all nodes that keep the journal: what they had not synced is gone everywhere.
 func newPowerCutAll(l *lab, dice *rand.Rand) Fault {
-	return several{"power-cut-all", l, l.machines, dice}
+	return several{"power-cut-all", l, l.core(), dice}
 }
 
 // core are the nodes that keep the journal. Elastic ones come after them.
 func (l *lab) core() []*machine { return l.machines[:max(l.opts.Nodes, 1)] }
+
+// keeper is one of the core: a machine with something on its disk.
+func (l *lab) keeper(dice *rand.Rand) *machine {
+	core := l.core()
+	return core[dice.IntN(len(core))]
+}
 
 // draft returns n of the core.
 func (l *lab) draft(dice *rand.Rand, n int) []*machine {
@@ -73,15 +79,26 @@ func (f several) Heal(context.Context) error {
 // newLongPause stops a node for longer than its leases last: it wakes up as the owner of what is others' now.
 func newLongPause(l *lab, dice *rand.Rand) Fault { return hang{"long-pause", l.some(dice)} }
 
-// rolling restarts all nodes in order, one after the other, as an upgrade does.
+// rolling restarts all nodes in order, one after the other, as an upgrade does, while other faults come and go.
 type rolling struct {
 	named
 	*lab
+	hurry context.CancelFunc // ends the waits between nodes
+	done  chan error
 }
 
-func newRollingRestart(l *lab, _ *rand.Rand) Fault { return rolling{"rolling-restart", l} }
+func newRollingRestart(l *lab, _ *rand.Rand) Fault {
+	return &rolling{named: "rolling-restart", lab: l, done: make(chan error, 1)}
+}
 
-func (f rolling) Inject(ctx context.Context) error {
+func (f *rolling) Inject(ctx context.Context) error {
+	ctx, f.hurry = context.WithCancel(ctx)
+	f.working.Go(func() { f.done <- f.restart(ctx) })
+	return nil
+}
+
+// restart restarts all nodes, each when the one before is ready, or when ctx ends.
+func (f *rolling) restart(ctx context.Context) error {
 	for _, m := range f.machines {
 		m.say("is restarted")
 		m.stop()
@@ -97,7 +114,11 @@ func (f rolling) Inject(ctx context.Context) error {
 	return nil
 }
 
-func (rolling) Heal(context.Context) error { return nil }
+// Heal has those that are left restarted without a wait.
+func (f *rolling) Heal(context.Context) error {
+	f.hurry()
+	return <-f.done
+}
 
 // cut cuts nodes off from each other.
 type cut struct {

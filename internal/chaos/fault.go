@@ -66,7 +66,7 @@ type powerCut struct {
 	dice *rand.Rand
 }
 
-func newPowerCut(l *lab, dice *rand.Rand) Fault { return powerCut{"power-cut", l.some(dice), dice} }
+func newPowerCut(l *lab, dice *rand.Rand) Fault { return powerCut{"power-cut", l.keeper(dice), dice} }
 
 func (f powerCut) Inject(context.Context) error {
 	if err := f.kill(); err != nil {
@@ -123,7 +123,7 @@ func newDiskFull(l *lab, dice *rand.Rand) Fault {
 	if dice.IntN(3) == 0 {
 		room = diskReserve - 1
 	}
-	return diskFull{"disk-full", l.some(dice), room}
+	return diskFull{"disk-full", l.keeper(dice), room}
 }
 
 func (f diskFull) Inject(context.Context) error {
@@ -146,7 +146,7 @@ type slowDisk struct {
 
 func newSlowDisk(l *lab, dice *rand.Rand) Fault {
 	delays := faultfs.Delays{Sync: 20*time.Millisecond + rand64(dice, 400*time.Millisecond), Write: rand64(dice, 5*time.Millisecond)}
-	return slowDisk{"slow-disk", l.some(dice), delays}
+	return slowDisk{"slow-disk", l.keeper(dice), delays}
 }
 
 func (f slowDisk) Inject(context.Context) error {
@@ -167,7 +167,9 @@ type syncError struct {
 	dice *rand.Rand
 }
 
-func newSyncError(l *lab, dice *rand.Rand) Fault { return syncError{"fsync-error", l.some(dice), dice} }
+func newSyncError(l *lab, dice *rand.Rand) Fault {
+	return syncError{"fsync-error", l.keeper(dice), dice}
+}
 
 func (f syncError) Inject(context.Context) error {
 	f.fsys.FailSync(true)
