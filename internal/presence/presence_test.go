@@ -221,6 +221,7 @@ func newCluster(t *testing.T, seed uint64, names ...string) *cluster {
 	for _, name := range names {
 		c.start(name)
 	}
+	synctest.Wait() // they listen
 	return c
 }
 
