@@ -223,10 +223,19 @@ func testFull(t *testing.T, h Harness) {
 			}
 		}
 		wantLast(t, l, p, last) // the refused one is not stored
-		_, err := l.Append(within(t), other, data)
+		// The tiers share the room. Servers that count what is under way may refuse one entry early and take the next.
+		var err error
+		for n := 0; err == nil && n < 3; n++ {
+			_, err = l.Append(within(t), other, data)
+		}
 		wantError(t, "append to another tier of the full shard", err, journal.ErrFull)
 		mustAppend(t, l, journal.Partition{Shard: 1, Tier: uint8(round)}, numbered(round))
 		mustPurge(t, l, p, last+1)
+		end, err := l.Last(within(t), other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPurge(t, l, other, end+1)
 	}
 }
 
