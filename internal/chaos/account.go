@@ -198,9 +198,13 @@ func (l *lab) account(report *Report) error {
 	report.Accepted, report.Refused, report.Unknown, report.Landed = v.Accepted, v.Refused, v.Unknown, v.Landed
 	report.Received, report.Disordered, report.Repeats = v.Received, v.Disordered, l.book.repeats
 	report.Cuts, report.Exits = l.proxy.cuts.Load(), l.exits
+	report.StartsBy = make(map[string]int)
 	for _, m := range l.machines {
 		report.PagesLost += m.pages
 		report.Starts += m.server.starts
+		if len(l.machines) > 1 {
+			report.StartsBy[m.name] = m.server.starts
+		}
 	}
 	report.Unexplained = len(report.open) - report.Forgotten
 	report.Contradictions = len(l.book.faults) + v.Contradictions

@@ -205,3 +205,15 @@ func (b *book) pick(n int) string {
 	}
 	return b.ids[n%len(b.ids)]
 }
+
+// sample returns the identifiers of up to so many accepted messages, spread over the time of the load.
+func (b *book) sample(most int) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(most, len(b.ids))
+	some := make([]string, n)
+	for i := range some {
+		some[i] = b.ids[i*len(b.ids)/n]
+	}
+	return some
+}

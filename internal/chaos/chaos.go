@@ -236,6 +236,7 @@ func (l *lab) run() (report *Report, err error) {
 	if err := l.settleDown(report, load.Wait); err != nil {
 		return report, err
 	}
+	l.agree(l.ctx)
 	endDevices()
 	phones.Wait()
 	l.machines[0].stop()

@@ -57,6 +57,8 @@ type Report struct {
 	// Starts counts the server's starts, Exits its ends for want of a store or a disk.
 	Starts int `json:"starts"`
 	Exits  int `json:"exits"`
+	// StartsBy counts the starts of each node of a cluster.
+	StartsBy map[string]int `json:"starts_by,omitempty"`
 	// PagesLost counts pages that power cuts took, Cuts device connections cut in the middle.
 	PagesLost int   `json:"pages_lost"`
 	Cuts      int64 `json:"connections_cut"`
@@ -108,6 +110,9 @@ func (r *Report) String() string {
 	row("longest stalls", "%.2f s without a 202 (until %.1f s), %.2f s without a receipt (until %.1f s)",
 		r.AcceptStall.Longest.Seconds(), r.AcceptStall.Before.Seconds(), r.DeliveryStall.Longest.Seconds(), r.DeliveryStall.Before.Seconds())
 	row("server", "%d starts, %d of them for want of a store or a disk; %d pages lost, %d connections cut", r.Starts, r.Exits, r.PagesLost, r.Cuts)
+	if len(r.StartsBy) > 0 {
+		row("starts of nodes", "%s", counts(r.StartsBy))
+	}
 	verdict := "kept every promise"
 	if !r.OK() {
 		verdict = "BROKE A PROMISE; ledger and log are in " + cmp.Or(r.Dir, "no directory")
