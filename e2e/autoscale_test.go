@@ -47,6 +47,7 @@ func (s *server) scalerReport() (r scalerReport) {
 // The load rises: a node is started, and takes shards and calls. The autoscaler that leads is killed: the other goes on, and
 // drains the node when the load has fallen. Of all the messages that went through meanwhile none is lost.
 func TestAutoscale(t *testing.T) {
+	t.Parallel()
 	pg, store := database(t)
 	ports := freePorts(t, 7)
 	c := &nodes{t: t, dir: t.TempDir(), pg: pg, store: store, routes: ports[:3], listens: ports[3:6], servers: make([]*server, 3)}

@@ -273,6 +273,7 @@ func TestCancel(t *testing.T) {
 
 // TestDeadLetterCommands works on the dead-letter queue with the program's own commands.
 func TestDeadLetterCommands(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir(), impatient...)
 	a := s.api()
 	p := newPhone(t, s, "mute", true)

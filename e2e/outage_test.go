@@ -52,10 +52,12 @@ func (s *server) readiness(check string) (whole, part, detail string) {
 }
 
 func TestDatabaseStops(t *testing.T) {
+	t.Parallel()
 	databaseAway(t, (*pgtest.Server).Stop, (*pgtest.Server).Resume)
 }
 
 func TestDatabaseHangs(t *testing.T) {
+	t.Parallel()
 	databaseAway(t, (*pgtest.Server).Freeze, (*pgtest.Server).Thaw)
 }
 

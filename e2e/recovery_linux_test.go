@@ -46,6 +46,7 @@ func sqliteDSN(dir string) string {
 // disk. Everything that was accepted since comes again from the journal, and in the end everything is
 // accounted for.
 func TestStoreSetBack(t *testing.T) {
+	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		dir := t.TempDir()
 		copied := filepath.Join(t.TempDir(), "copy.db")
@@ -341,6 +342,7 @@ func TestDiskFull(t *testing.T) {
 // database that hangs. Devices are told to come back, what was in flight is handed back uncharged, and
 // the end comes within the time for it.
 func TestGracefulStop(t *testing.T) {
+	t.Parallel()
 	const drain = 4 * time.Second
 	end := func(t *testing.T, s *server) time.Duration {
 		t.Helper()

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -34,6 +35,7 @@ func TestDevicesAreSentToOtherNodes(t *testing.T) {
 		t.Fatalf("%d devices are at the other nodes", n)
 	}
 
+	full.await("it to know that the others have fewer", func() bool { return full.redirects(t) })
 	received := make(chan delivery, 1)
 	phone, err := signalr.New(full.url+"/hubs/mobile?ack=result", signalr.Options{
 		AccessToken: func(context.Context) (string, error) { return token(t, "alice", time.Hour), nil },
@@ -79,6 +81,23 @@ func TestDevicesAreSentToOtherNodes(t *testing.T) {
 	for _, s := range c.servers {
 		s.stop()
 	}
+}
+
+// redirects reports whether a device that negotiates here now is sent elsewhere.
+func (s *server) redirects(t *testing.T) bool {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/hubs/mobile/negotiate?negotiateVersion=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token(t, "nobody", time.Hour))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	var answer struct{ URL string }
+	return json.NewDecoder(resp.Body).Decode(&answer) == nil && answer.URL != ""
 }
 
 // arrivals returns how many devices have connected to the server so far.
