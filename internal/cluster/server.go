@@ -133,6 +133,9 @@ func (s *Server) start() (*server.Server, error) {
 	if err := s.listen(o); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	if err := removeProbes(filepath.Join(s.opts.Dir, server.JetStreamStoreDir)); err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
 	srv, err := server.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: NATS server: %w", err)
@@ -148,6 +151,25 @@ func (s *Server) start() (*server.Server, error) {
 	}
 	s.keepPorts(srv)
 	return srv, nil
+}
+
+// removeProbes removes the files by which a starting server tries whether it can write to its directory. One that was
+// killed in that moment leaves its file, which later ones take for an account that they do not know: they would never
+// be well again.
+func removeProbes(dir string) error {
+	probes, err := filepath.Glob(filepath.Join(dir, "_test_*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range probes {
+		if info, err := os.Lstat(p); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if err := os.Remove(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // awaitStart waits until a server accepts connections. One that has said why it

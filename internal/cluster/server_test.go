@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -58,6 +59,35 @@ func TestOptions(t *testing.T) {
 		if s, err := cluster.Start(o); err == nil {
 			t.Errorf("%s: started, and closed again: %v", name, s.Close())
 		}
+	}
+}
+
+// TestKilledWhileItStarts: what a server leaves that was killed when it tried whether it can write does not keep later ones
+// from being well.
+func TestKilledWhileItStarts(t *testing.T) {
+	dir := t.TempDir()
+	s, err := cluster.Start(options(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	probe := filepath.Join(dir, "jetstream", "_test_1429024417")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = mustStart(t, dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := s.Ready(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := s.WriteError(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(probe); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
 	}
 }
 
