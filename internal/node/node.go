@@ -257,7 +257,9 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		}); err == nil {
 			break
 		}
-		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) || errors.Is(err, cluster.ErrRefused) {
+		// Without a store a new journal cannot be made, and the caller holds up the store's opening.
+		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) ||
+			errors.Is(err, cluster.ErrRefused) || errors.Is(err, breaker.ErrAbsent) {
 			return fmt.Errorf("journal: %w", err)
 		}
 		// The servers may not be up yet; and the nodes make the streams together, and may be electing who leads them.

@@ -8,12 +8,14 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/esh3artech/esh3ar/internal/node"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -126,5 +128,62 @@ func TestStoreThatDoesNotOpen(t *testing.T) {
 		} else if ended := errors.Is(err, context.DeadlineExceeded); ended != (name == "postgres") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// lineSeen is closed by the first line of a log that holds text.
+type lineSeen struct {
+	io.Writer
+	text string
+	seen chan struct{}
+}
+
+func (w *lineSeen) Write(p []byte) (int, error) {
+	if w.text != "" && strings.Contains(string(p), w.text) {
+		w.text = ""
+		close(w.seen)
+	}
+	return w.Writer.Write(p)
+}
+
+// TestFirstStartWaitsForTheStore: where a new journal begins is the store's to say, so the first node of a cluster waits for a
+// store that is late, and starts when it has come.
+func TestFirstStartWaitsForTheStore(t *testing.T) {
+	pg, err := pgtest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close()
+	if err := pg.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := node.DefaultConfig()
+	cfg.Listen, cfg.Data, cfg.Store = "127.0.0.1:0", t.TempDir(), node.StoreURL(pg.URL("postgres"))
+	cfg.ClusterName, cfg.NodeName, cfg.Routes = "one", "first", []string{"127.0.0.1:1"}
+	cfg.ClusterSecret, cfg.JWTSecret = "between the nodes", "of the devices, at least thirty-two bytes"
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	waits := &lineSeen{t.Output(), "the start waits for the store", make(chan struct{})}
+	opened := make(chan error, 1)
+	go func() {
+		n, err := node.New(ctx, cfg, slog.New(slog.NewTextHandler(waits, nil)))
+		if err == nil {
+			err = n.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case <-waits.seen:
+	case err := <-opened:
+		t.Fatalf("it does not wait for the store: %v", err)
+	}
+	if err := pg.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
 	}
 }

@@ -162,27 +162,33 @@ func (n *Node) enter(ctx context.Context, s store.Store, key string) error {
 }
 
 // openJournalWith opens the journal, also if the store is late, unless the journal has to be made: where its
-// sequences begin is the store's to say.
+// sequences begin is the store's to say. Then it waits for the store, or for another node that has it to make the journal.
 func (n *Node) openJournalWith(ctx context.Context) error {
 	o := n.opening
-	o.publish.Lock()
-	err := n.openJournal(ctx)
-	late := !n.store.Opened()
-	if err == nil && late {
-		o.admit = n.admitLate
+	for told := false; ; told = true {
+		o.publish.Lock()
+		err := n.openJournal(ctx)
+		late := !n.store.Opened()
+		if err == nil && late {
+			o.admit = n.admitLate
+		}
+		o.publish.Unlock()
+		if err == nil || !late || !errors.Is(err, breaker.ErrAbsent) {
+			return err
+		}
+		if !told {
+			n.log.Warn("this is a new journal: the start waits for the store")
+		}
+		wait, cancel := ctx, context.CancelFunc(func() {})
+		if n.cfg.clustered() {
+			wait, cancel = context.WithTimeout(ctx, openRetry)
+		}
+		err = o.wait(wait)
+		cancel()
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
 	}
-	o.publish.Unlock()
-	if err == nil || !late || !errors.Is(err, breaker.ErrAbsent) {
-		return err
-	}
-	n.log.Warn("this is a new journal: the start waits for the store")
-	if err := o.wait(ctx); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return n.openJournal(ctx)
 }
 
 // admitLate refuses a store that is ahead of the journal, which was opened without it.
