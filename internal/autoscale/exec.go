@@ -26,7 +26,8 @@ type Exec struct {
 	Timeout time.Duration // after which the command is killed; required
 }
 
-// execPatience is how long a command's output is waited for that it left to children of its own.
+// execPatience is how long a command's output is waited for that it left to children of its own. They cannot write to it
+// after that.
 const execPatience = time.Second
 
 // Check reports what cannot be.
@@ -63,8 +64,8 @@ func (e Exec) Scale(ctx context.Context, o Order) error {
 	said := &tail{}
 	cmd.Stdout, cmd.Stderr = said, said
 	err := cmd.Run()
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+		return nil // the status was 0, and no child that has the output open makes it another
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)

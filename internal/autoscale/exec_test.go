@@ -31,6 +31,18 @@ func TestExecIsToldTheOrder(t *testing.T) {
 	}
 }
 
+// A command may leave something running that holds its output.
+func TestExecLeavesChildrenBehind(t *testing.T) {
+	e := Exec{Command: []string{"/bin/sh", "-c", "sleep 5 & exit 0"}, Timeout: patience}
+	if err := e.Scale(t.Context(), Order{Wanted: 1, Add: 1}); err != nil {
+		t.Error(err)
+	}
+	e.Command = []string{"/bin/sh", "-c", "sleep 5 & exit 4"}
+	if err := e.Scale(t.Context(), Order{Wanted: 1, Add: 1}); err == nil || !strings.Contains(err.Error(), "exit status 4") {
+		t.Errorf("%v, want the exit status in it", err)
+	}
+}
+
 func TestExecFailures(t *testing.T) {
 	for name, test := range map[string]struct {
 		command []string

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -256,10 +257,28 @@ func (j *judgement) remove(node, reason string, args ...any) (Decision, State) {
 
 // asOf has no time lie ahead: the state may come from a machine whose clock does.
 func (s State) asOf(now time.Time, r Rules) State {
-	for _, t := range []*time.Time{&s.Began, &s.At, &s.LowSince, &s.Added, &s.Removed} {
+	past := func(t time.Time) time.Time {
 		if t.After(now) {
-			*t = now
+			return now
 		}
+		return t
+	}
+	for _, t := range []*time.Time{&s.Began, &s.At, &s.LowSince, &s.Added, &s.Removed} {
+		*t = past(*t)
+	}
+	s.Awaited = slices.Clone(s.Awaited)
+	for i := range s.Awaited {
+		s.Awaited[i] = past(s.Awaited[i])
+	}
+	s.Seen = maps.Clone(s.Seen)
+	for name, sighting := range s.Seen {
+		sighting.Since = past(sighting.Since)
+		s.Seen[name] = sighting
+	}
+	if s.Drain != nil {
+		d := *s.Drain
+		d.Since = past(d.Since)
+		s.Drain = &d
 	}
 	if last := now.Add(r.RetryCap); s.RetryAt.After(last) {
 		s.RetryAt = last

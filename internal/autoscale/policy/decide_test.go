@@ -307,6 +307,30 @@ func TestStateIsTakenOver(t *testing.T) {
 	}
 }
 
+// What was begun under a clock that is ahead is not waited for until the time that it told has come.
+func TestNothingIsAwaitedForTheClock(t *testing.T) {
+	ahead := start().Add(time.Hour)
+	w := newWorld(t, 3, 2)
+	w.state = State{
+		Awaited: []time.Time{ahead}, Drain: &Drain{Node: "elastic-1", Since: ahead, Live: 5},
+		Seen: map[string]Sighting{"elastic-0": {Since: ahead}, "elastic-1": {Since: ahead}},
+	}
+	w.node("elastic-0").Ready = false
+	old := w.state
+	if d := w.step(0); d.Starting != 2 {
+		t.Errorf("%+v, want two to come", d)
+	}
+	if !old.Awaited[0].Equal(ahead) || !old.Drain.Since.Equal(ahead) || !old.Seen["elastic-0"].Since.Equal(ahead) {
+		t.Errorf("the state that was given became %+v", old)
+	}
+	for passed := time.Duration(0); passed <= max(w.rules.StartWithin, w.rules.DrainWithin); passed += 2 * time.Second {
+		w.step(2 * time.Second)
+	}
+	if d := w.step(2 * time.Second); d.Starting != 0 || w.state.Drain != nil {
+		t.Errorf("%+v and %+v, want nothing to come or go", d, w.state.Drain)
+	}
+}
+
 func TestRulesAreChecked(t *testing.T) {
 	if err := testRules().Check(); err != nil {
 		t.Error(err)
