@@ -100,7 +100,7 @@ type Options struct {
 	Committed func(shard uint16)
 	// Barrier, if set, returns a sequence of the shard above that of everything that was acknowledged before
 	// the call. It is needed where Log.Last may be asked of a server that does not know yet that others go on
-	// without it.
+	// without it. While it fails with journal.ErrFull the store is asked about everything that is read.
 	Barrier func(ctx context.Context, shard uint16) (uint64, error)
 	// Connected, if set, says whether Log.Last can be believed. While it is not, nothing is said not to exist.
 	Connected func() bool

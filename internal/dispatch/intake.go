@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -23,6 +24,9 @@ type intake struct {
 	gap    *gap
 	lag    *lag
 }
+
+// barrierAgain is how long after a full journal has refused a barrier it is asked for one again.
+const barrierAgain = time.Second
 
 // entry is how much of one journal entry is not stored yet. Its fields are guarded by committer.mu.
 type entry struct {
@@ -57,6 +61,13 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		if seenBefore, err = in.end(ctx); err == nil {
 			break
 		}
+		if errors.Is(err, journal.ErrFull) {
+			// There will be room when what is there was read: all of it may have been seen, until a barrier says where that ends.
+			seenBefore = math.MaxUint64
+			in.s.d.opts.Logger.Warn("the journal is full: the store is asked about all that is read of it until there is room",
+				"shard", in.s.id, "tier", in.tier.String())
+			break
+		}
 		if err := in.failed(ctx, "asking for the last entry", err, retry); err != nil {
 			return err
 		}
@@ -66,7 +77,7 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		return err
 	}
 	defer reader.Close()
-	last := 0
+	asked, last := in.s.d.opts.Now(), 0
 	for {
 		if err := in.holdBack(ctx, last); err != nil {
 			return err
@@ -81,6 +92,12 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		}
 		in.lag.took(e.Time)
 		last = len(e.Data)
+		if now := in.s.d.opts.Now(); seenBefore == math.MaxUint64 && now.Sub(asked) >= barrierAgain {
+			asked = now
+			if end, err := in.end(ctx); err == nil {
+				seenBefore = end
+			}
+		}
 		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
 			return err
 		}

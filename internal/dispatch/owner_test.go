@@ -301,6 +301,46 @@ func TestStaleJournal(t *testing.T) {
 	}
 }
 
+// A journal that is full takes no barrier either. What is in it is read all the same, or there would never be room again; and
+// nothing that an earlier owner stored is sent again, before the barrier is there and after.
+func TestFullJournalIsRead(t *testing.T) {
+	w := newWorld(t)
+	p := w.connect("user", true)
+	m := w.message("client", "user", "once")
+	w.accept(m)
+	w.await(m, esh3ar.StatusDelivered)
+	w.stop()
+	w.forgetPositions()
+	var room atomic.Bool
+	taken := make(chan struct{}, esh3ar.Tiers)
+	w.start(func(o *dispatch.Options) {
+		o.Barrier = func(context.Context, uint16) (uint64, error) {
+			if !room.Load() {
+				return 0, journal.ErrFull
+			}
+			taken <- struct{}{}
+			return 1 << 40, nil
+		}
+	})
+	again := w.connect("user", true)
+	w.accept(w.message("client", "user", "second"))
+	w.next(again)
+	if got := again.texts(); !slices.Equal(got, []string{"second"}) {
+		t.Errorf("got %v after %v", got, p.texts())
+	}
+	room.Store(true)
+	w.until("the barrier", func() bool {
+		w.accept(w.message("client", "user", "later"))
+		w.next(again)
+		return len(taken) == 1 // of the tier that is read; the others ask when something comes
+	})
+	w.accept(w.message("client", "user", "last"))
+	w.next(again)
+	if got := again.texts(); got[0] != "second" || slices.Contains(got, "once") || got[len(got)-1] != "last" {
+		t.Errorf("got %v", got)
+	}
+}
+
 // staleLog is a journal whose server does not know of what came lately.
 type staleLog struct{ *memory.Log }
 

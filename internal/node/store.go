@@ -55,9 +55,9 @@ func storeMayCome(err error) bool {
 }
 
 // mayPass reports whether what hinders a store's opening may pass by itself: the store, or the journal that it is compared
-// with, does not answer.
+// with, does not answer, or the journal is full.
 func mayPass(err error) bool {
-	return storeMayCome(err) || errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrUnknown)
+	return storeMayCome(err) || errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrUnknown) || errors.Is(err, journal.ErrFull)
 }
 
 // Migrate brings the schema of the configured store up to date, which a start does by itself.
