@@ -90,7 +90,6 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		if err != nil {
 			return err
 		}
-		in.lag.took(e.Time)
 		last = len(e.Data)
 		if now := in.s.d.opts.Now(); seenBefore == math.MaxUint64 && now.Sub(asked) >= barrierAgain {
 			asked = now
@@ -163,6 +162,7 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) erro
 	in.dedupe.read(in.tier, je.Seq)
 
 	all, rejects := in.decode(je, true)
+	in.lag.took(accepted(je, all))
 	msgs, later, left := in.gap.split(all, in.busy(je.Time) && s.d.tightness() == 0)
 	var size int64
 	if len(msgs) > 0 {
@@ -185,6 +185,15 @@ func (in *intake) take(ctx context.Context, je journal.Entry, lookAll bool) erro
 	}
 	in.bring(c, msgs, doubtful)
 	return nil
+}
+
+// accepted returns when an entry with these messages was accepted: by their own time, which comes of clocks that follow no jump,
+// rather than by that of the journal's server, which does.
+func accepted(je journal.Entry, all []*esh3ar.Message) time.Time {
+	if len(all) == 0 {
+		return je.Time
+	}
+	return all[0].AcceptedAt
 }
 
 // aside says which messages are to wait in the store, because their clients have more than their share in

@@ -3,6 +3,9 @@ package dispatch
 import (
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/journal"
 )
 
 // What is behind is told by its age, and nothing is once there is nothing to read.
@@ -26,4 +29,17 @@ func TestLag(t *testing.T) {
 	check(5*time.Second+caughtUpAfter, 0, "there is no next one")
 	l.took(at(10 * time.Second))
 	check(9*time.Second, 0, "the journal's clock is ahead")
+}
+
+// A journal's server whose clock was set back does not make messages look old.
+func TestAcceptedByTheMessagesOwnTime(t *testing.T) {
+	server := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	own := server.Add(time.Hour)
+	je := journal.Entry{Time: server}
+	if got := accepted(je, []*esh3ar.Message{{AcceptedAt: own}, {AcceptedAt: own.Add(time.Second)}}); !got.Equal(own) {
+		t.Errorf("an entry with messages: %v, want %v", got, own)
+	}
+	if got := accepted(je, nil); !got.Equal(server) {
+		t.Errorf("an entry without: %v, want %v", got, server)
+	}
 }
