@@ -34,7 +34,7 @@ func (c container) run(t *testing.T, here *strings.Replacer) *server {
 		line = append(line, here.Replace(expansion.ReplaceAllStringFunc(a, func(v string) string { return c.env[v[2:len(v)-1]] })))
 	}
 	s := prepare(t, line)
-	s.cmd.Env = []string{"GORACE=halt_on_error=1"}
+	s.cmd.Env = []string{raceOptions(t)}
 	for name, value := range c.env {
 		s.cmd.Env = append(s.cmd.Env, name+"="+here.Replace(value))
 	}

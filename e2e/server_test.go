@@ -45,9 +45,18 @@ func prepare(t testing.TB, line []string) *server {
 	s.cmd = exec.Command(line[0], append(line[1:], "--addr-file", s.addr)...)
 	s.cmd.Dir = scratch
 	s.cmd.Stdout = s.out
-	// A race ends the server, so that it is noticed as a crash nobody asked for.
-	s.cmd.Env = append(os.Environ(), "ESH3AR_BOOTSTRAP_KEY="+apiKey, "ESH3AR_JWT_SECRET="+jwtSecret, "GORACE=halt_on_error=1")
+	s.cmd.Env = append(os.Environ(), "ESH3AR_BOOTSTRAP_KEY="+apiKey, "ESH3AR_JWT_SECRET="+jwtSecret, raceOptions(t))
 	return s
+}
+
+// raceOptions has a race end the server, so that it is noticed as a crash nobody asked for, but for those that are known.
+func raceOptions(t testing.TB) string {
+	t.Helper()
+	known, err := filepath.Abs("../scripts/race.suppressions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "GORACE=halt_on_error=1 suppressions=" + known
 }
 
 // launch starts the process of a prepared server and returns at once.
