@@ -50,7 +50,7 @@ func (d Discovery) Watch(ctx context.Context, set func([]string), failed func(er
 		over = new(NodeTLS)
 	}
 	client := &http.Client{
-		Transport: over.transport(),
+		Transport: over.transport(listingTime),
 		Timeout:   listingTime,
 		// Where a node leads elsewhere it is none.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

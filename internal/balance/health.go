@@ -35,7 +35,7 @@ type poller struct {
 func newPoller(b *Balancer) *poller {
 	return &poller{
 		balancer: b,
-		client:   &http.Client{Transport: b.opts.NodeTLS.transport()},
+		client:   &http.Client{Transport: b.opts.NodeTLS.transport(pollTime)},
 		wake:     make(chan struct{}, 1),
 		asking:   make(map[string]bool), misses: make(map[string]int), said: make(map[string]string),
 	}

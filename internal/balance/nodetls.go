@@ -117,12 +117,16 @@ func (t *NodeTLS) client(ctx context.Context, c net.Conn, address string) (*tls.
 	return nil, err
 }
 
-// transport returns a transport that speaks TLS with nodes in this way.
-func (t *NodeTLS) transport() *http.Transport {
-	var d net.Dialer
+// transport returns a transport that speaks TLS with nodes in this way. Limit is how long a connection may take to be there: a
+// request that is given up does not end the making of its connection, which a node that hangs would never end.
+func (t *NodeTLS) transport(limit time.Duration) *http.Transport {
+	d := net.Dialer{Timeout: limit}
 	return &http.Transport{
 		MaxIdleConnsPerHost: 1, DisableCompression: true, Proxy: nil,
+		DialContext: d.DialContext,
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
 			c, err := d.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -331,5 +332,30 @@ func TestPROXYProtocolBeforeTLS(t *testing.T) {
 		if err != nil || !strings.Contains(string(got[:n]), client.LocalAddr().String()) {
 			t.Fatalf("the node sees %q, %v; want %s", got[:n], err, client.LocalAddr())
 		}
+	}
+}
+
+// A node that takes connections and says nothing costs one for the limit, and not for as long as it hangs.
+func TestSilentTLSNode(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client := &http.Client{Transport: new(NodeTLS).transport(100 * time.Millisecond), Timeout: 20 * time.Millisecond}
+	if resp, err := client.Get("https://" + l.Addr().String() + "/readyz"); err == nil {
+		resp.Body.Close()
+		t.Fatal("a silent node answers")
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is left open")
 	}
 }
