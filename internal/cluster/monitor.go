@@ -32,6 +32,7 @@ func CheckSync(ctx context.Context, monitor string) (err error) {
 		return err
 	}
 	web := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
+	defer web.CloseIdleConnections() // ends a connection in the making, too, that nobody waits for any more
 	response, err := web.Do(request)
 	if err != nil {
 		return err

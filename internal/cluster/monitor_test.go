@@ -1,8 +1,12 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -35,5 +39,30 @@ func TestCheckSync(t *testing.T) {
 	}
 	if err := cluster.CheckSync(t.Context(), "http://127.0.0.1:1"); err == nil || errors.Is(err, cluster.ErrNotSynced) {
 		t.Errorf("a server that is not there: %v", err)
+	}
+}
+
+// A server that takes the connection and says nothing is not held on to.
+func TestCheckSyncOfASilentServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := cluster.CheckSync(ctx, "https://"+l.Addr().String()); err == nil || errors.Is(err, cluster.ErrNotSynced) {
+		t.Error(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is left open")
 	}
 }

@@ -78,6 +78,7 @@ func (p *places) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	defer web.CloseIdleConnections() // ends connections in the making, too, that nobody waits for any more
 	var mu sync.Mutex
 	var asked sync.WaitGroup
 	p.cut.others, p.cut.known = make(map[string]bool), false

@@ -255,7 +255,7 @@ func (p *places) empty(failed context.Context, limit time.Duration) {
 		return
 	}
 	p.log.Info("devices were told to reconnect to other nodes", "devices", told)
-	wait := time.NewTimer(returning)
+	wait := time.NewTimer(min(returning, limit/4)) // the rest of the stop has something to do, too
 	defer wait.Stop()
 	select {
 	case <-wait.C:
