@@ -60,6 +60,7 @@ repeat is repeated on another one. Several balancers may run side by side; they 
     esh3ar balance --discover http://10.0.0.1:8080,http://10.0.0.2:8080 --listen 0.0.0.0:8000
     curl -s http://127.0.0.1:8001/nodes
 
+The servers are found in one way: --discover, --node, --nodes-dns or --nodes-file.
 docs/balancer.md says how it picks and what it repeats.`
 }
 
