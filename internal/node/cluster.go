@@ -170,7 +170,7 @@ func (p *peers) run(ctx, base context.Context, n *Node) error {
 	g.Go(func() error { return p.watch(ctx, n.cfg.Shards) })
 	g.Go(func() error { return p.announce(ctx) })
 	g.Go(func() error { return p.places.run(ctx) })
-	endAsk, err := p.bus.Handle(askSubject, n.answer)
+	endAsk, err := p.bus.Handle(askSubject, func(_ string, raw []byte) []byte { return n.answer(ctx, raw) })
 	if err != nil {
 		return err
 	}
@@ -404,13 +404,13 @@ func (p *peers) ask(ctx context.Context, node string, q question) error {
 	return nil
 }
 
-// answer answers another node's question.
-func (n *Node) answer(_ string, raw []byte) []byte {
+// answer answers another node's question, as far as it can before ctx ends.
+func (n *Node) answer(ctx context.Context, raw []byte) []byte {
 	var a answer
 	var q question
 	err := json.Unmarshal(raw, &q)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), askTime)
+		ctx, cancel := context.WithTimeout(ctx, askTime)
 		defer cancel()
 		_, err = n.here(ctx, q)
 	}
