@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -248,7 +249,7 @@ func (a *Autoscaler) act(ctx context.Context, t *cluster.Term, r record, d polic
 	e.Outcome, e.Seconds, r.State = Done, took.Seconds(), after.Carried()
 	log := []any{"kind", d.Kind, "count", d.Count, "node", d.Node, "wanted", d.Wanted, "reason", d.Reason}
 	if err != nil {
-		e.Outcome, e.Error, r.State = Failed, err.Error(), a.opts.Rules.Failed(before, after, time.Now())
+		e.Outcome, e.Error, r.State = Failed, brief(err), a.opts.Rules.Failed(before, after, time.Now())
 		a.opts.Logger.Error("a decision could not be carried out", append(log, "error", err)...)
 	} else {
 		a.opts.Logger.Info("the deployment is scaled", log...)
@@ -256,6 +257,18 @@ func (a *Autoscaler) act(ctx context.Context, t *cluster.Term, r record, d polic
 	a.metrics.acted(d, e.Outcome, took)
 	r.Decisions[0] = e
 	return r, r.store(ctx, t)
+}
+
+// mostError bounds what is kept of why a decision failed, in bytes: all that is kept is one message in NATS.
+const mostError = 2 << 10
+
+// brief is an error's text, or its beginning.
+func brief(err error) string {
+	text := err.Error()
+	if len(text) <= mostError {
+		return text
+	}
+	return strings.ToValidUTF8(text[:mostError], "") + "…"
 }
 
 func (r record) store(ctx context.Context, t *cluster.Term) error {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/esh3artech/esh3ar/internal/autoscale/policy"
 	"github.com/esh3artech/esh3ar/internal/cluster"
@@ -304,6 +305,20 @@ func TestFiguresOfOthersAreMissing(t *testing.T) {
 	}
 	if f != want || f.Accepting < 0.09 || f.Accepting > 0.11 {
 		t.Errorf("%+v, want %+v", f, want)
+	}
+}
+
+// What a provider has to say does not keep decisions from being stored.
+func TestErrorsAreKeptInBrief(t *testing.T) {
+	if got := brief(errors.New("no machines left")); got != "no machines left" {
+		t.Errorf("%q", got)
+	}
+	got := brief(errors.New("é" + strings.Repeat("ü", 1<<20)))
+	if len(got) > mostError+len("…") || !strings.HasPrefix(got, "éü") || !strings.HasSuffix(got, "ü…") || !utf8.ValidString(got) {
+		t.Errorf("%d bytes: %.20q …", len(got), got)
+	}
+	if got := brief(errors.New("e" + strings.Repeat("ü", 1<<20))); !utf8.ValidString(got) {
+		t.Error("a letter is cut in two")
 	}
 }
 

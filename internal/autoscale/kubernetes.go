@@ -104,8 +104,9 @@ func NewKubernetes(o KubernetesOptions) (*Kubernetes, error) {
 		client: &http.Client{
 			Timeout: o.Timeout,
 			Transport: &http.Transport{
-				TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool},
-				DisableKeepAlives: true, // two requests every few minutes
+				TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool},
+				TLSHandshakeTimeout: o.Timeout, // a request that is given up does not end it
+				DisableKeepAlives:   true,      // two requests every few minutes
 			},
 			// The token is for the API server alone.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("it redirects") },
