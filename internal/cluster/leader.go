@@ -102,7 +102,7 @@ func NewLeader(o LeaderOptions) (*Leader, error) {
 // Leading says whether this process leads, as of now.
 func (l *Leader) Leading() bool { return l.leading.Load() }
 
-// Holder returns the name of the process that led when it was last looked, "" if none did.
+// Holder returns the name of the process that led when it was last looked, "" if none did or that is too long ago.
 func (l *Leader) Holder() string { return *l.holder.Load() }
 
 // Read returns what the leader stored last, whoever it is, or a little before; empty if there is nothing yet.
@@ -136,6 +136,7 @@ func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term
 	l.board.Store(b)
 	var revision uint64 // of the lease that was seen last
 	var since time.Time // when it was first seen
+	looked := time.Now()
 	for told := false; ctx.Err() == nil; pause(ctx, l.opts.Renew) {
 		entry, err := b.get(ctx, l.leaseKey())
 		if err != nil {
@@ -143,9 +144,12 @@ func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term
 				told = true // an outage is one line
 				l.opts.Logger.Warn("the lease cannot be read", "task", l.opts.Task, "error", err)
 			}
+			if time.Since(looked) > l.opts.TakeAfter {
+				l.holder.Store(new(string)) // whoever led may have been replaced
+			}
 			continue
 		}
-		told = false
+		told, looked = false, time.Now()
 		if entry.revision != revision || since.IsZero() {
 			revision, since = entry.revision, time.Now()
 		}

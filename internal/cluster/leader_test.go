@@ -203,6 +203,7 @@ func TestLeader(t *testing.T) {
 	if err := next.Store(t.Context(), []byte("the second")); err != nil {
 		t.Error(err)
 	}
+	eventually(t, patience, "who is cut off does not say who leads", func() bool { return leader.Holder() == "" })
 	leader.stop()
 
 	// One that stops gives the lease back: the next need not wait.
