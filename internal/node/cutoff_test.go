@@ -16,8 +16,8 @@ import (
 
 // What another node says of the majority: that it reaches it, that it does not, or nothing, which leaves it open.
 func TestMajority(t *testing.T) {
-	answers := func(status int, body string) string {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	over := func(start func(http.Handler) *httptest.Server, status int, body string) string {
+		s := start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/readyz" {
 				t.Errorf("asked for %s", r.URL.Path)
 			}
@@ -27,6 +27,7 @@ func TestMajority(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
+	answers := func(status int, body string) string { return over(httptest.NewServer, status, body) }
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -38,19 +39,21 @@ func TestMajority(t *testing.T) {
 		address   string
 		says, may bool
 	}{
-		"it reaches the majority":   {answers(200, `{"status":"ok","checks":{"cluster":{"status":"ok"}}}`), true, true},
-		"though its store is away":  {answers(200, `{"status":"degraded","checks":{"cluster":{"status":"ok"},"store":{"status":"degraded"}}}`), true, true},
-		"it is cut off, too":        {answers(200, `{"status":"degraded","checks":{"cluster":{"status":"degraded"}}}`), false, false},
-		"it is about to stop":       {answers(503, `{"status":"unavailable","checks":{"cluster":{"status":"ok"},"drain":{"status":"unavailable"}}}`), false, false},
-		"it is dead":                {dead.URL, false, false},
-		"it says nothing":           {"http://" + l.Addr().String(), false, true},
-		"something else answers":    {answers(502, `<html>bad gateway</html>`), false, true},
-		"its address is no address": {"http://[", false, false},
+		"it reaches the majority":     {answers(200, `{"status":"ok","checks":{"cluster":{"status":"ok"}}}`), true, true},
+		"by a certificate of its own": {over(httptest.NewTLSServer, 200, `{"status":"ok","checks":{"cluster":{"status":"ok"}}}`), true, true},
+		"though its store is away":    {answers(200, `{"status":"degraded","checks":{"cluster":{"status":"ok"},"store":{"status":"degraded"}}}`), true, true},
+		"it is cut off, too":          {answers(200, `{"status":"degraded","checks":{"cluster":{"status":"degraded"}}}`), false, false},
+		"it is about to stop":         {answers(503, `{"status":"unavailable","checks":{"cluster":{"status":"ok"},"drain":{"status":"unavailable"}}}`), false, false},
+		"it is dead":                  {dead.URL, false, false},
+		"it says nothing":             {"http://" + l.Addr().String(), false, true},
+		"something else answers":      {answers(502, `<html>bad gateway</html>`), false, true},
+		"its address is no address":   {"http://[", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			web := prober()
+			defer web.CloseIdleConnections()
 			says, may := majority(ctx, web, cluster.Member{Address: test.address})
 			if says != test.says || may != test.may {
 				t.Errorf("says %t, may %t, want %t and %t", says, may, test.says, test.may)
