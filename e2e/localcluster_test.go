@@ -33,7 +33,7 @@ func TestClusterToTry(t *testing.T) {
 	s.launch()
 	if err := s.poll(2*bootLimit, "the cluster to be ready", func() bool {
 		_, err := os.Stat(s.addr)
-		return err == nil
+		return err == nil && strings.Contains(greeting.String(), "A node that ends") // its last line
 	}); err != nil {
 		t.Fatal(err)
 	}
