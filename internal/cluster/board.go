@@ -233,6 +233,25 @@ func (b *board) replace(ctx context.Context, key string, value []byte, revision 
 	return ack.Sequence, nil
 }
 
+// get reads the value of a key, which may not be the newest: it may come from a server that is behind. The revision is 0
+// if there is none.
+func (b *board) get(ctx context.Context, key string) (boardEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := b.find(ctx)
+	if err != nil {
+		return boardEntry{}, err
+	}
+	msg, err := s.GetLastMsgForSubject(ctx, b.subject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return boardEntry{key: key}, nil
+	}
+	if err != nil {
+		return boardEntry{}, err
+	}
+	return boardEntry{key: key, value: msg.Data, revision: msg.Sequence}, nil
+}
+
 // pause waits, at most until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)

@@ -13,9 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Defaults of LeaderOptions.
@@ -123,15 +120,11 @@ func (l *Leader) Read(ctx context.Context) ([]byte, error) {
 // its Err is not nil. When it returns before, the lease is given back too, so that another process may try; an error is
 // logged. Run waits for NATS for as long as it takes, and must be called once. Errors: what makes NATS unusable for good.
 func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term) error) error {
-	nc, err := l.connect(ctx)
+	nc, js, err := connect(ctx, l.opts.NATS, l.opts.Logger)
 	if nc == nil || err != nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
 	b := &board{name: boardName(0), js: js, log: l.opts.Logger}
 	l.board.Store(b)
 	var revision uint64 // of the lease that was seen last
@@ -170,12 +163,6 @@ func (l *Leader) Run(ctx context.Context, lead func(ctx context.Context, t *Term
 	return nil
 }
 
-// connect connects to NATS, if ctx does not end before.
-func (l *Leader) connect(ctx context.Context) (*nats.Conn, error) {
-	m := Members{opts: MembersOptions{NATS: l.opts.NATS, Logger: l.opts.Logger}}
-	return m.connect(ctx)
-}
-
 // read returns the lease as it is stored. What cannot be read is held by nobody that could be told apart.
 func (l *Leader) read(e boardEntry) leaderLease {
 	if e.revision == 0 || e.value == nil {
@@ -204,9 +191,7 @@ func (l *Leader) recordKey() string { return "record." + l.opts.Task }
 
 // term leads until the lease is over or lead returns, and gives it back. It began before it was stored.
 func (l *Leader) term(ctx context.Context, b *board, revision uint64, began time.Time, lead func(context.Context, *Term) error) {
-	inner, cancel := context.WithCancelCause(ctx)
-	c := &termContext{Context: inner, cancel: cancel}
-	c.until.Store(new(began.Add(l.opts.HeldFor)))
+	c := newTermContext(ctx, began.Add(l.opts.HeldFor))
 	var renewing sync.WaitGroup
 	renewing.Go(func() { revision = l.renew(c, b, revision) })
 	l.holder.Store(&l.opts.Name)
@@ -219,9 +204,9 @@ func (l *Leader) term(ctx context.Context, b *board, revision uint64, began time
 	}
 	ended := c.Err() != nil
 	l.leading.Store(false)
-	cancel(context.Canceled)
+	c.cancel(context.Canceled)
 	renewing.Wait()
-	if errors.Is(context.Cause(inner), ErrTermOver) {
+	if errors.Is(context.Cause(c.Context), ErrTermOver) {
 		l.opts.Logger.Warn("this process does not lead any more", "task", l.opts.Task)
 		return
 	}
@@ -273,18 +258,15 @@ func (l *Leader) renew(c *termContext, b *board, revision uint64) uint64 {
 
 // termContext ends with a term.
 type termContext struct {
-	context.Context
-	cancel context.CancelCauseFunc
-	until  atomic.Pointer[time.Time]
+	clocked
+	until atomic.Pointer[time.Time]
 }
 
-// Err implements context.Context. It looks at the clock, because a process that was stopped for long may run on before its
-// timers do.
-func (c *termContext) Err() error {
-	if !time.Now().Before(*c.until.Load()) {
-		c.cancel(ErrTermOver)
-	}
-	return c.Context.Err()
+func newTermContext(parent context.Context, until time.Time) *termContext {
+	c := new(termContext)
+	c.until.Store(&until)
+	c.clocked = newClocked(parent, func() bool { return !time.Now().Before(*c.until.Load()) }, ErrTermOver)
+	return c
 }
 
 // Term is the time in which a process leads. It keeps one value for the task, which goes from leader to leader. Its

@@ -85,19 +85,13 @@ type waiter struct {
 
 // lease is a context that ends with the lease.
 type lease struct {
-	context.Context
+	clocked
 	revision uint64
-	members  *Members
-	cancel   context.CancelCauseFunc
 }
 
-// Err implements context.Context. It looks at the clock, because a process that
-// was stopped for long may run on before its timers do.
-func (l *lease) Err() error {
-	if !l.members.Fresh() {
-		l.cancel(errNotFresh)
-	}
-	return l.Context.Err()
+// newLease returns a lease that lasts as long as the others are sure to take this node for alive.
+func newLease(parent context.Context, m *Members, revision uint64) *lease {
+	return &lease{newClocked(parent, func() bool { return !m.Fresh() }, errNotFresh), revision}
 }
 
 // errNotFresh is the cause when nothing but this node's own clock says that the

@@ -177,8 +177,7 @@ func TestRecords(t *testing.T) {
 func TestLeaseEndsByTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTold(t)
-		inner, cancel := context.WithCancelCause(t.Context())
-		held := &lease{Context: inner, members: w.m, cancel: cancel}
+		held := newLease(t.Context(), w.m, 0)
 		w.m.stored(0, time.Now())
 		child, end := context.WithTimeout(held, time.Hour)
 		defer end()

@@ -3,14 +3,10 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // ObserverOptions configures an Observer.
@@ -43,15 +39,11 @@ func NewObserver(o ObserverOptions) (*Observer, error) {
 // Run watches until ctx ends and returns nil. It waits for NATS, and for the nodes to have made what they report to, for
 // as long as it takes. It must be called once. Errors: what makes NATS unusable for good.
 func (o *Observer) Run(ctx context.Context) error {
-	nc, err := o.m.connect(ctx)
+	nc, js, err := connect(ctx, o.m.opts.NATS, o.m.opts.Logger)
 	if err != nil || nc == nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
 	var watching sync.WaitGroup
 	for i := range boards {
 		b := newBoard(i, 0, js, o.m.opts.Logger, func(e boardEntry) { o.m.apply(i, e) })
@@ -80,22 +72,3 @@ func (o *Observer) Live() (nodes []Observed, complete bool) {
 
 // Changed returns a channel that is closed at the next change of what Live returns, loads aside. Take it before looking.
 func (o *Observer) Changed() <-chan struct{} { return o.m.Changed() }
-
-// get reads the value of a key, which may not be the newest: it may come from a server that is behind. The revision is 0
-// if there is none.
-func (b *board) get(ctx context.Context, key string) (boardEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := b.find(ctx)
-	if err != nil {
-		return boardEntry{}, err
-	}
-	msg, err := s.GetLastMsgForSubject(ctx, b.subject(key))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return boardEntry{key: key}, nil
-	}
-	if err != nil {
-		return boardEntry{}, err
-	}
-	return boardEntry{key: key, value: msg.Data, revision: msg.Sequence}, nil
-}

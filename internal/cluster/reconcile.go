@@ -178,8 +178,7 @@ func (l *Leases) take(ctx context.Context, st step) error {
 	if s.waiting == nil || !l.m.Fresh() {
 		return errors.New("nobody waits for the lease any more, or it is lost again")
 	}
-	inner, end := context.WithCancelCause(s.waiting.ctx)
-	s.held = &lease{Context: inner, revision: revision, members: l.m, cancel: end}
+	s.held = newLease(s.waiting.ctx, l.m, revision)
 	s.waiting.granted <- s.held
 	s.waiting = nil
 	return nil

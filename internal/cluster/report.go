@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -18,15 +19,11 @@ import (
 //
 // Errors: ErrSuperseded, or what makes NATS unusable for good.
 func (m *Members) Run(ctx context.Context) error {
-	nc, err := m.connect(ctx)
+	nc, js, err := connect(ctx, m.opts.NATS, m.opts.Logger)
 	if err != nil || nc == nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
 	running, stop := context.WithCancelCause(ctx)
 	var workers sync.WaitGroup
 	bs := make([]*board, boards)
@@ -60,19 +57,24 @@ func (m *Members) Run(ctx context.Context) error {
 	return nil
 }
 
-// connect connects to NATS, if ctx does not end before.
-func (m *Members) connect(ctx context.Context) (*nats.Conn, error) {
+// connect connects to NATS, however long it takes. If ctx ends before there is no connection.
+func connect(ctx context.Context, c Connector, log *slog.Logger) (*nats.Conn, jetstream.JetStream, error) {
 	for told := false; ctx.Err() == nil; told = true {
-		nc, err := m.opts.NATS.Connect(nats.Name("members"))
+		nc, err := c.Connect(nats.Name("members"))
 		if err == nil {
-			return nc, nil
+			js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
+			if err != nil {
+				nc.Close()
+				return nil, nil, fmt.Errorf("cluster: %w", err)
+			}
+			return nc, js, nil
 		}
 		if !told {
-			m.opts.Logger.Warn("cluster's state cannot be reached", "error", err)
+			log.Warn("cluster's state cannot be reached", "error", err)
 		}
 		pause(ctx, retryPause)
 	}
-	return nil, nil
+	return nil, nil, nil
 }
 
 // awaitBoards waits until it is known what the boards say, so that this start
