@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
@@ -30,14 +30,9 @@ type nodes struct {
 // freePorts returns addresses of 127.0.0.1 that nobody listens on.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	all := make([]string, n)
-	for i := range all {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // all are taken until all are known
-		all[i] = l.Addr().String()
+	all, err := freeport.Take(t.Context(), "127.0.0.1", n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return all
 }

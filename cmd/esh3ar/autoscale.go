@@ -15,6 +15,7 @@ import (
 	"github.com/esh3artech/esh3ar/internal/autoscale"
 	"github.com/esh3artech/esh3ar/internal/autoscale/policy"
 	"github.com/esh3artech/esh3ar/internal/cluster"
+	"github.com/esh3artech/esh3ar/internal/freeport"
 )
 
 // autoscaleCmd adds nodes to a deployment and drains them.
@@ -204,7 +205,7 @@ func (c *autoscaleCmd) process(host string, log *slog.Logger) (*autoscale.Proces
 	return autoscale.NewProcess(autoscale.ProcessOptions{
 		Dir: dir, Prefix: prefix, DrainTimeout: c.ProcessDrain, Logger: log,
 		Command: func(ctx context.Context, name, data string) ([]string, []string, error) {
-			listen, err := freeAddress(ctx, c.ProcessListen)
+			listen, err := freeport.Check(ctx, c.ProcessListen)
 			if err != nil {
 				return nil, nil, fmt.Errorf("an address for it: %w", err)
 			}

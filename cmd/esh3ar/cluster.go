@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
 
@@ -156,15 +156,13 @@ type localCluster struct {
 
 // plan chooses addresses and says how each process is started.
 func (l *localCluster) plan(ctx context.Context, store string) error {
-	balancer, err := freeAddress(ctx, l.Listen)
+	balancer, err := freeport.Check(ctx, l.Listen)
 	if err != nil {
 		return fmt.Errorf("the balancer's address: %w; give another with --listen", err)
 	}
-	free := make([]string, 3*l.Nodes+2)
-	for i := range free {
-		if free[i], err = freeAddress(ctx, "127.0.0.1:0"); err != nil {
-			return err
-		}
+	free, err := freeport.Take(ctx, "127.0.0.1", 3*l.Nodes+2)
+	if err != nil {
+		return err
 	}
 	l.admin = free[3*l.Nodes]
 	listens, routes, clients := free[:l.Nodes], free[l.Nodes:2*l.Nodes], free[2*l.Nodes:3*l.Nodes]
@@ -243,17 +241,10 @@ func awaitReady(ctx context.Context, address string) error {
 	const every = 50 * time.Millisecond
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	health := healthCmd{Timeout: 5 * time.Second}
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := c.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
+		if _, err := health.ask(ctx, "http://"+address+"/readyz"); err == nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -239,6 +239,7 @@ func (l *lab) run() (report *Report, err error) {
 	l.agree(l.ctx)
 	endDevices()
 	phones.Wait()
+	// One while the others go on, then all that are left.
 	l.machines[0].stop()
 	_ = each(l.machines[1:], func(m *machine) error { m.stop(); return nil })
 	return report, l.account(report)

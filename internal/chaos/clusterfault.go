@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/freeport"
 )
 
 // What is told to the nodes of a cluster.
@@ -158,7 +160,7 @@ func newPartitionPair(l *lab, dice *rand.Rand) Fault {
 
 func (f cut) Inject(context.Context) error {
 	for _, p := range f.pairs {
-		f.say("         %s and %s are cut off from each other", p[0].name, p[1].name)
+		p[0].say("%s is cut off", p[1].name)
 		f.links.cut(p[0].name, p[1].name, true)
 	}
 	return nil
@@ -173,19 +175,17 @@ func (f cut) Heal(context.Context) error {
 
 // openCluster makes the nodes of a cluster. The connections between those of its core pass through the laboratory's links.
 func (l *lab) openCluster() error {
-	var names, targets, clients, urls []string
-	for i := range l.opts.Nodes {
+	n := l.opts.Nodes
+	free, err := freeport.Take(l.ctx, "127.0.0.1", 2*n)
+	if err != nil {
+		return err
+	}
+	targets, clients := free[:n], free[n:]
+	var names, urls []string
+	for i := range n {
 		names = append(names, fmt.Sprint("node-", i+1))
-		for _, to := range []*[]string{&targets, &clients} {
-			address, err := freeAddress(l.ctx)
-			if err != nil {
-				return err
-			}
-			*to = append(*to, address)
-		}
 		urls = append(urls, "nats://"+clients[i])
 	}
-	var err error
 	if l.links, err = newLinks(l.ctx, names, targets); err != nil {
 		return err
 	}
@@ -206,19 +206,6 @@ func (l *lab) openCluster() error {
 		}
 	}
 	return nil
-}
-
-// freeAddress returns an address that nobody listens on. Its port lies below those that systems give to outgoing
-// connections, so that it stays free while a server is down.
-func freeAddress(ctx context.Context) (string, error) {
-	var err error
-	for range 100 {
-		var ln net.Listener
-		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprint("127.0.0.1:", 10000+rand.IntN(20000))); err == nil {
-			return ln.Addr().String(), ln.Close()
-		}
-	}
-	return "", err
 }
 
 // ready waits until the server says that it is.

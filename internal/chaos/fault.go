@@ -53,7 +53,7 @@ type kill struct {
 func newKill(l *lab, dice *rand.Rand) Fault { return kill{"kill", l.some(dice)} }
 
 func (f kill) Inject(context.Context) error {
-	f.say("         killed")
+	f.say("killed")
 	return f.kill()
 }
 
@@ -127,7 +127,7 @@ func newDiskFull(l *lab, dice *rand.Rand) Fault {
 }
 
 func (f diskFull) Inject(context.Context) error {
-	f.say("         %d bytes are left", f.room)
+	f.say("%d bytes are left", f.room)
 	f.fsys.Limit(f.room)
 	return nil
 }
@@ -379,10 +379,10 @@ func (f clockJump) Inject(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startForJump)
 	defer cancel()
 	if err := f.server.up(ctx); err != nil {
-		f.say("         the server is not there: its clock is left alone")
+		f.say("not there: its clock is left alone")
 		return nil
 	}
-	f.say("         by %s", f.by)
+	f.say("by %s", f.by)
 	return f.setClock(f.by)
 }
 
@@ -399,7 +399,7 @@ func newMemoryTight(l *lab, dice *rand.Rand) Fault { return memoryTight{"memory-
 func (f memoryTight) Inject(context.Context) error {
 	limit, err := f.group.tighten()
 	if err == nil {
-		f.say("         %d MiB", limit>>20)
+		f.say("%d MiB", limit>>20)
 	}
 	return err
 }

@@ -91,12 +91,9 @@ func (m *machine) close() error {
 	return errors.Join(errs...)
 }
 
-// say tells the log what happens to the machine.
+// say tells the log what happens to the machine, below the line of the fault.
 func (m *machine) say(format string, args ...any) {
-	if len(m.machines) > 1 {
-		format = "         " + m.name + ": " + strings.TrimLeft(format, " ")
-	}
-	m.lab.say(format, args...)
+	m.lab.say("         %s: %s", m.name, fmt.Sprintf(format, args...))
 }
 
 // ended is told of every end of the server that nobody asked for. A server that cannot start without
@@ -106,7 +103,7 @@ func (m *machine) ended(err error) {
 		m.mu.Lock()
 		m.exits++
 		m.mu.Unlock()
-		m.say("         the server ended: %v; it is started again", err)
+		m.say("ended: %v; it is started again", err)
 		return
 	}
 	m.book.fault("%s ended by itself: %v\n%s", m.name, err, m.server.tail(1500))
@@ -133,7 +130,7 @@ func (m *machine) kill() error {
 // cutPower drops what was not synced, of a server that is down.
 func (m *machine) cutPower(dice *rand.Rand) error {
 	loss, err := m.fsys.PowerCut(dice)
-	m.say("         power cut: %d pages of %d files are gone", loss.Pages, loss.Files)
+	m.say("power cut: %d pages of %d files are gone", loss.Pages, loss.Files)
 	m.pages += loss.Pages
 	return err
 }
