@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+
+	signalr "github.com/esh3artech/esh3ar/signalr/client"
 )
 
 // device is a phone: a SignalR client over a WebSocket, JSON protocol, without negotiation. It is
@@ -98,6 +101,30 @@ func (s *server) receive(t *testing.T, recipient string) <-chan string {
 	close(listening)
 	t.Cleanup(phone.hangUp)
 	return got
+}
+
+// negotiate connects a device of the recipient with the Go SignalR client until the test ends: it follows where it is sent. Its
+// handler answers result, and hands on what the device gets.
+func (s *server) negotiate(t *testing.T, recipient, query string, reconnect func(int, error) (time.Duration, bool), result any) (*signalr.Client, <-chan delivery) {
+	t.Helper()
+	received := make(chan delivery, 10)
+	phone, err := signalr.New(s.url+"/hubs/mobile"+query, signalr.Options{
+		AccessToken: func(context.Context) (string, error) { return token(t, recipient, time.Hour), nil }, Reconnect: reconnect,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { phone.Close() })
+	phone.On("ReceiveMessage", func(_ context.Context, call *signalr.Call) (any, error) {
+		var m delivery
+		err := call.Decode(0, &m)
+		received <- m
+		return result, err
+	})
+	if err := phone.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return phone, received
 }
 
 // acknowledge tells the server that the messages are shown.

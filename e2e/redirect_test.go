@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -36,24 +35,7 @@ func TestDevicesAreSentToOtherNodes(t *testing.T) {
 	}
 
 	full.await("it to know that the others have fewer", func() bool { return full.redirects(t) })
-	received := make(chan delivery, 1)
-	phone, err := signalr.New(full.url+"/hubs/mobile?ack=result", signalr.Options{
-		AccessToken: func(context.Context) (string, error) { return token(t, "alice", time.Hour), nil },
-		Reconnect:   signalr.NoReconnect,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer phone.Close()
-	phone.On("ReceiveMessage", func(_ context.Context, call *signalr.Call) (any, error) {
-		var m delivery
-		err := call.Decode(0, &m)
-		received <- m
-		return true, err
-	})
-	if err := phone.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, received := full.negotiate(t, "alice", "?ack=result", signalr.NoReconnect, true)
 	if n := elsewhere(); n != 1 {
 		t.Errorf("%d devices are at the other nodes, want the one that negotiated", n)
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	signalr "github.com/esh3artech/esh3ar/signalr/client"
 )
 
 // metric returns the value of a series, 0 if there is none.
@@ -165,24 +162,7 @@ func TestRollingRestartIsNoStorm(t *testing.T) {
 	b, _ := balancer(t, c.servers)
 	w.connect(b, balanced)
 	// One device does not acknowledge what it gets, until it gets it again.
-	seen := make(chan delivery, 10)
-	holder, err := signalr.New(c.servers[0].url+"/hubs/mobile", signalr.Options{
-		AccessToken: func(context.Context) (string, error) { return token(t, "holder", time.Hour), nil },
-		Reconnect:   func(int, error) (time.Duration, bool) { return 0, true },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer holder.Close()
-	holder.On("ReceiveMessage", func(_ context.Context, call *signalr.Call) (any, error) {
-		var m delivery
-		err := call.Decode(0, &m)
-		seen <- m
-		return nil, err
-	})
-	if err := holder.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	holder, seen := c.servers[0].negotiate(t, "holder", "", func(int, error) (time.Duration, bool) { return 0, true }, nil)
 	held := c.servers[1].api().mustSend(t, outgoing{To: "holder", Content: "held"}).ID
 	if m := <-seen; m.ID != held || m.Attempt != 1 {
 		t.Fatalf("the first delivery is %+v", m)
