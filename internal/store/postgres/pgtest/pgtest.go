@@ -250,23 +250,33 @@ func (s *Server) Freeze() error { return s.signalAll(syscall.SIGSTOP) }
 // Thaw ends Freeze.
 func (s *Server) Thaw() error { return s.signalAll(syscall.SIGCONT) }
 
-// signalAll signals the server and its children, which have process groups of their own.
+// signalAll signals the server and its children, which have process groups of their own. It looks again until there are
+// none that it has not signalled: the server may have been about to start one.
 func (s *Server) signalAll(sig syscall.Signal) error {
-	pids := []int{s.cmd.Process.Pid}
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[0], pids[0]))
-	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
-	}
-	for _, f := range bytes.Fields(children) {
-		pid, err := strconv.Atoi(string(f))
+	server := s.cmd.Process.Pid
+	signalled := make(map[int]bool)
+	for fresh := true; fresh; {
+		pids := []int{server}
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", server, server))
 		if err != nil {
 			return fmt.Errorf("pgtest: %w", err)
 		}
-		pids = append(pids, pid)
-	}
-	for _, pid := range pids {
-		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("pgtest: signal %d: %w", pid, err)
+		for _, f := range bytes.Fields(children) {
+			pid, err := strconv.Atoi(string(f))
+			if err != nil {
+				return fmt.Errorf("pgtest: %w", err)
+			}
+			pids = append(pids, pid)
+		}
+		fresh = false
+		for _, pid := range pids {
+			if signalled[pid] {
+				continue
+			}
+			fresh, signalled[pid] = true, true
+			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("pgtest: signal %d: %w", pid, err)
+			}
 		}
 	}
 	return nil
