@@ -38,6 +38,8 @@ type ServerCost struct {
 	Unused    int64 `json:"unused_bytes"`
 	Connected int64 `json:"connected_bytes"`
 	Devices   int64 `json:"devices"`
+	// Sent is the resident memory at the end of sending, before those recipients connect that were offline.
+	Sent int64 `json:"sent_bytes"`
 }
 
 // Cost is what the generator took from the machine that it shares with the server, from the start of

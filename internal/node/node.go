@@ -13,6 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/certificate"
 	"github.com/esh3artech/esh3ar/internal/clock"
@@ -273,7 +275,16 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		case <-time.After(journalRetry):
 		}
 	}
-	o := journal.AppenderOptions{Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger}
+	appends := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "esh3ar_journal_append_seconds",
+		Help:    "One entry of the journal, which messages share, from being sent until it is durable, or has failed.",
+		Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5},
+	})
+	n.health.Registry().MustRegister(appends)
+	o := journal.AppenderOptions{
+		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger,
+		Observe: func(s journal.BatchStats) { appends.Observe(s.Took.Seconds()) },
+	}
 	if cfg.clustered() {
 		o.InFlight = clusterInFlight
 	}
