@@ -52,7 +52,7 @@ func (b *Balancer) reports() []nodeReport {
 			until := v.Ejected.UTC().Truncate(time.Millisecond)
 			r.EjectedTo, r.EjectedFor = &until, v.Ejected.Sub(now).Seconds()
 			if r.Cause == "" {
-				r.Cause = "failed too often in a row"
+				r.Cause = ejectedCause
 			}
 		}
 		reports = append(reports, r)

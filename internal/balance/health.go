@@ -167,27 +167,39 @@ func (p *poller) tell(ctx context.Context) {
 	seen := make(map[string]bool, len(views))
 	for _, v := range views {
 		seen[v.ID] = true
-		state := v.State.String()
-		if !v.Ejected.IsZero() {
-			state = "ejected"
-		}
+		level, state, cause := news(v)
 		if p.said[v.ID] == state {
 			continue
 		}
-		level := slog.LevelInfo
-		if state == "ejected" || state == picker.Unready.String() {
-			level = slog.LevelWarn
+		attrs := []slog.Attr{slog.String("node", v.ID), slog.String("state", state)}
+		if cause != "" {
+			attrs = append(attrs, slog.String("cause", cause))
 		}
-		p.balancer.log.LogAttrs(ctx, level, "node", slog.String("node", v.ID), slog.String("state", state), slog.String("cause", v.Cause))
+		p.balancer.log.LogAttrs(ctx, level, "a node's state has changed", attrs...)
 		p.said[v.ID] = state
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id := range p.said {
 		if !seen[id] {
-			p.balancer.log.LogAttrs(ctx, slog.LevelInfo, "node", slog.String("node", id), slog.String("state", "gone"))
+			p.balancer.log.LogAttrs(ctx, slog.LevelInfo, "a node's state has changed", slog.String("node", id), slog.String("state", "gone"))
 			delete(p.said, id)
 			delete(p.misses, id)
 		}
 	}
 }
+
+// news is what the log says of a node: of the ways to be out of use, which is a warning, too. There is no cause where
+// nothing is to be said.
+func news(v picker.View) (level slog.Level, state, cause string) {
+	switch {
+	case !v.Ejected.IsZero():
+		return slog.LevelWarn, "ejected", ejectedCause
+	case v.State == picker.Unready:
+		return slog.LevelWarn, v.State.String(), v.Cause
+	}
+	return slog.LevelInfo, v.State.String(), v.Cause
+}
+
+// ejectedCause is why a node is ejected.
+const ejectedCause = "failed too often in a row"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/balance/picker"
 )
 
 func nodesOf(t testing.TB, b *running) map[string]nodeReport {
@@ -284,6 +287,64 @@ func TestNodesOfAName(t *testing.T) {
 	if got := <-sets; !slices.Equal(got, []string{"http://[2001:db8::1]:8080"}) {
 		t.Errorf("resolved to %q", got)
 	}
+}
+
+// TestNewsOfNodes: the log warns of nodes that are out of use alone, and says why.
+func TestNewsOfNodes(t *testing.T) {
+	for _, c := range []struct {
+		view  picker.View
+		level slog.Level
+		state string
+		cause string
+	}{
+		{picker.View{State: picker.Ready}, slog.LevelInfo, "ready", ""},
+		{picker.View{State: picker.Degraded, Cause: "store: away"}, slog.LevelInfo, "degraded", "store: away"},
+		{picker.View{State: picker.Draining, Cause: "is about to stop"}, slog.LevelInfo, "draining", "is about to stop"},
+		{picker.View{State: picker.Unready, Cause: "does not answer"}, slog.LevelWarn, "unready", "does not answer"},
+		{picker.View{State: picker.Degraded, Cause: "store: away", Ejected: time.Now()}, slog.LevelWarn, "ejected", "failed too often in a row"},
+	} {
+		if level, state, cause := news(c.view); level != c.level || state != c.state || cause != c.cause {
+			t.Errorf("%+v: %v, %s, %q", c.view, level, state, cause)
+		}
+	}
+}
+
+// logLines gets the lines of a log.
+type logLines chan string
+
+// Write implements io.Writer.
+func (l logLines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// TestLogOfNodes: a line for each change, without a cause where there is none.
+func TestLogOfNodes(t *testing.T) {
+	node, url := saying(t, `{"status":"ok","checks":{}}`)
+	lines := make(logLines, 100)
+	start(t, newSetNodes(url), func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(lines, nil)) })
+	want := func(end string) {
+		t.Helper()
+		for {
+			select {
+			case line := <-lines:
+				if !strings.Contains(line, "a node's state has changed") || strings.Contains(line, "state=unknown") {
+					continue
+				}
+				if want := "node=" + url + " " + end + "\n"; !strings.HasSuffix(line, want) {
+					t.Errorf("the line is %q, and not of %q", line, want)
+				}
+				return
+			case <-time.After(10 * time.Second):
+				t.Fatalf("no line of %s", end)
+			}
+		}
+	}
+	want("state=ready")
+	node.says(`{"status":"unavailable","checks":{"disk":{"status":"unavailable","detail":"full"}}}`)
+	want(`state=unready cause="disk: full"`)
+	node.says(`{"status":"ok","checks":{}}`)
+	want("state=ready")
 }
 
 func TestReadHealth(t *testing.T) {
