@@ -17,8 +17,12 @@ import (
 // to it at once to hear where to go. Then nothing new is accepted, while requests
 // under way get their answer and event streams end; devices that are left are told to reconnect, and what is in flight to them is
 // handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
-// which all before may still have used; the store last. All of it takes at most the drain timeout;
-// what does not finish is not lost, it is read again at the next start.
+// which all before may still have used; the store last.
+//
+// Requests and devices have the drain timeout, which begins after the drain delay, and dispatch has half of it again for what
+// it stores last; each has at least a second. So a stop takes at most the drain delay, one and a half times the drain
+// timeout, and the closing of the journal and the store. What does not finish in time is not lost: it is read again at the next
+// start, here or by the shard's next owner.
 func (n *Node) Run(ctx context.Context) error {
 	// The parts outlive ctx until it is their turn.
 	base := context.WithoutCancel(ctx)
