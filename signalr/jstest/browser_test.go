@@ -14,6 +14,7 @@ var browsers = []string{"chromium", "chromium-browser", "google-chrome"}
 // TestChromium runs the scenarios in a page of another origin than the hub's,
 // so that every request needs CORS and the token is in the query.
 func TestChromium(t *testing.T) {
+	t.Parallel()
 	executable := ""
 	for _, name := range browsers {
 		if path, err := exec.LookPath(name); err == nil {
@@ -25,11 +26,11 @@ func TestChromium(t *testing.T) {
 		t.Fatalf("none of %v is on the PATH: apt-get install chromium", browsers)
 	}
 	install(t, "current")
-	s := startSite(t)
 	pages := httptest.NewServer(http.FileServer(http.Dir(".")))
 	defer pages.Close()
 	configs := []config{
-		s.config("WebSockets", "json"), s.config("WebSockets", "messagepack"), s.config("ServerSentEvents", "json"),
+		startSite(t).config("WebSockets", "json"), startSite(t).config("WebSockets", "messagepack"),
+		startSite(t).config("ServerSentEvents", "json"),
 	}
 	arg, err := json.Marshal(configs)
 	if err != nil {

@@ -65,15 +65,16 @@ func run(t *testing.T, args ...string) <-chan string {
 }
 
 func TestNode(t *testing.T) {
+	t.Parallel()
 	for _, folder := range []string{"current", "oldest"} {
 		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
 			install(t, folder)
-			s := startSite(t)
 			var configs []config
 			for _, transport := range []string{"WebSockets", "ServerSentEvents", "LongPolling"} {
 				for _, protocol := range []string{"json", "messagepack"} {
 					if transport != "ServerSentEvents" || protocol == "json" {
-						configs = append(configs, s.config(transport, protocol))
+						configs = append(configs, startSite(t).config(transport, protocol))
 					}
 				}
 			}

@@ -16,8 +16,8 @@ import (
 	"github.com/esh3artech/esh3ar/signalr/internal/cutproxy"
 )
 
-// A site is what the scenarios talk to: hubs behind a proxy that can cut
-// connections, and a control endpoint beside the proxy.
+// A site is what the scenarios of one configuration talk to: hubs behind a proxy that can cut
+// connections, all at once, and a control endpoint beside the proxy.
 type site struct {
 	web   *httptest.Server
 	proxy *cutproxy.Proxy
