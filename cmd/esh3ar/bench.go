@@ -231,6 +231,9 @@ func printReport(out io.Writer, r *loadgen.Report) error {
 		row("server's memory", fmt.Sprintf("%d MiB before, %d MiB with all connected: %.1f KiB a device",
 			m.Unused>>20, m.Connected>>20, float64(m.Connected-m.Unused)/1024/float64(max(m.Devices, 1))))
 	}
+	if r.Server.IdleCPU > 0 {
+		row("server's idle CPU", fmt.Sprintf("%.1f %% of a processor with all connected", 100*r.Server.IdleCPU))
+	}
 	row("settled in", fmt.Sprintf("%.1f s", r.Settled))
 	verdict := "kept every promise"
 	if !r.Verdict.OK() {

@@ -42,9 +42,11 @@ func cpuOf(before, after samples) float64 {
 	if accepted <= earlier {
 		return 0
 	}
-	const cpu = "process_cpu_seconds_total"
-	return max(after[cpu]-before[cpu], 0) * 1e6 / (accepted - earlier)
+	return max(after[cpuSeconds]-before[cpuSeconds], 0) * 1e6 / (accepted - earlier)
 }
+
+// cpuSeconds is the processor time of a process, in seconds.
+const cpuSeconds = "process_cpu_seconds_total"
 
 // memoryOf returns the resident memory of the servers in bytes, 0 if it is not known.
 func memoryOf(s samples, err error) int64 {

@@ -38,6 +38,8 @@ type ServerCost struct {
 	Unused    int64 `json:"unused_bytes"`
 	Connected int64 `json:"connected_bytes"`
 	Devices   int64 `json:"devices"`
+	// IdleCPU is the processor time that the servers took in all while these were idle, as a share of one processor.
+	IdleCPU float64 `json:"idle_cpu"`
 	// Sent is the resident memory at the end of sending, before those recipients connect that were offline.
 	Sent int64 `json:"sent_bytes"`
 }

@@ -465,14 +465,19 @@ func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 	if err := r.await(ctx, func() bool { return r.every(anyone, isReady(1)) }); err != nil {
 		return nil, err
 	}
+	var idling samples // nil if nobody idles, or it is not known
 	if r.Idle > 0 {
 		r.enter("idling", r.Idle)
+		idling, _ = scrape(ctx, r.targets()) // whoever does not tell it does not tell the rest either
 		if !pause(ctx, r.Idle) {
 			return nil, ctx.Err()
 		}
 	}
 	before, stagesErr := scrape(ctx, r.targets())
 	cost := ServerCost{Unused: unused, Connected: memoryOf(before, stagesErr), Devices: r.progress().Devices.Connected}
+	if idling != nil && stagesErr == nil {
+		cost.IdleCPU = (before[cpuSeconds] - idling[cpuSeconds]) / r.Idle.Seconds()
+	}
 
 	const headStart = 200 * time.Millisecond // for the order to reach everybody
 	start := time.Now().Add(headStart)
