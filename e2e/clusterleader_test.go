@@ -77,7 +77,7 @@ func (c *core) recipients(s *server) map[uint16]string {
 }
 
 // patience is how long a request of a pulse waits for an answer. What is not answered is as good as refused.
-const patience = 2 * time.Second
+const patience = time.Second
 
 // pulse begins one, at a node.
 func (c *core) pulse(s *server) *pulse {

@@ -249,11 +249,14 @@ func TestLeases(t *testing.T) {
 	audit := startAudit(t, c.Server(0))
 	for _, n := range nodes {
 		eventually(t, patience, "all know all", func() bool { return slices.Equal(n.live(), []string{"node-0", "node-1", "node-2"}) })
-		for s := range uint16(testShards) {
-			if _, _, ok := n.leases.Owner(s); !ok {
-				t.Errorf("shard %d has no owner for %s", s, n.members.Self().Name)
+		eventually(t, patience, n.members.Self().Name+" knows who owns what", func() bool {
+			for s := range uint16(testShards) {
+				if _, _, ok := n.leases.Owner(s); !ok {
+					return false
+				}
 			}
-		}
+			return true
+		})
 	}
 
 	extra := startNode(t, c.Server(1), "node-3", true)

@@ -86,6 +86,9 @@ type Server struct {
 	mu      sync.RWMutex
 	running *server.Server // nil while a restart has not succeeded and after Close
 	closed  bool
+
+	watching sync.WaitGroup     // what watches the running server's peers
+	endWatch context.CancelFunc // ends it
 }
 
 // Start starts a server and returns when its streams are recovered and it
@@ -141,7 +144,7 @@ func (s *Server) start() (*server.Server, error) {
 		return nil, fmt.Errorf("cluster: NATS server: %w", err)
 	}
 	s.disabled.Store(nil)
-	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error]), &s.disabled}
+	logger := natsLogger{s.opts.Logger, new(atomic.Pointer[error]), &s.disabled, new(failedRoute)}
 	srv.SetLogger(logger, false, false)
 	srv.Start()
 	if err := awaitStart(srv, logger.fatal); err != nil {
@@ -150,6 +153,12 @@ func (s *Server) start() (*server.Server, error) {
 		return nil, fmt.Errorf("cluster: NATS server with streams in %s: %w", s.opts.Dir, err)
 	}
 	s.keepPorts(srv)
+	var ctx context.Context
+	ctx, s.endWatch = context.WithCancel(context.Background())
+	if s.opts.Peers != nil {
+		s.watching.Go(func() { elect(ctx, srv, s.opts.Logger) })
+		s.watching.Go(func() { watchRoutes(ctx, srv, logger.route, s.opts.Logger) })
+	}
 	return srv, nil
 }
 
@@ -308,6 +317,8 @@ func (s *Server) Close() error {
 // shutdown stops the running incarnation, if any. The lock must be held.
 func (s *Server) shutdown() {
 	if s.running != nil {
+		s.endWatch()
+		s.watching.Wait()
 		s.running.Shutdown()
 		s.running.WaitForShutdown()
 		s.running = nil
