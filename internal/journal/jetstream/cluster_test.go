@@ -115,7 +115,7 @@ func leaders(t testing.TB, js natsjs.JetStream, shards int) []string {
 
 // recovery is how soon after the death of a stream's leader it takes entries
 // again.
-const recovery = 6 * time.Second
+const recovery = 10 * time.Second
 
 // TestLeaderKilled kills a stream's leader under appends from all nodes.
 // Nothing that was acknowledged is lost or out of order, and appends go on
