@@ -29,8 +29,8 @@ test: setup $(GOTESTSUM) ## Run every test, race detector on: unit, conformance,
 	@GOTESTSUM=$(GOTESTSUM) scripts/test ./...
 
 .PHONY: race
-race: setup ## Run the unit and conformance tests alone, race detector on
-	GORACE="suppressions=$$PWD/scripts/race.suppressions" go test -race -timeout 12m $$(go list ./... | grep -vE '/(e2e|internal/chaos)')
+race: setup $(GOTESTSUM) ## Run the unit and conformance tests alone, race detector on
+	@GOTESTSUM=$(GOTESTSUM) scripts/test $$(go list ./... | grep -vE '/(e2e|internal/chaos)')
 
 .PHONY: e2e
 e2e: setup $(GOTESTSUM) ## Run the end-to-end tests against the real program
