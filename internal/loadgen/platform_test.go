@@ -30,6 +30,8 @@ type platform struct {
 	boxes  map[string]*box
 	status map[string]string
 	acks   int
+	looks  int     // at its metrics
+	look   float64 // processor time that each costs, in seconds
 }
 
 // faults are what goes wrong: each with every so manyth message, 0 for never.
@@ -101,7 +103,9 @@ func startPlatform(t *testing.T, f faults) *platform {
 			devices += len(b.conns)
 		}
 		fmt.Fprintf(w, "process_resident_memory_bytes %d\n", platformMemory+devices*deviceMemory)
-		fmt.Fprintf(w, "esh3ar_messages_accepted_total %d\nprocess_cpu_seconds_total %f\n", p.n, float64(p.n)*platformCPU/1e6)
+		p.looks++
+		cpu := float64(p.n)*platformCPU/1e6 + float64(p.looks)*p.look
+		fmt.Fprintf(w, "esh3ar_messages_accepted_total %d\nprocess_cpu_seconds_total %f\n", p.n, cpu)
 	})
 	p.url = serve(t, mux, srv)
 	return p

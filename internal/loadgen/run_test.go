@@ -68,6 +68,7 @@ func TestRunFindsPromisesKept(t *testing.T) {
 			}
 			if c := r.Server; c.Devices < r.Devices/2 || c != (ServerCost{
 				CPU: platformCPU, Unused: platformMemory, Connected: platformMemory + c.Devices*deviceMemory, Devices: c.Devices,
+				Sent: platformMemory + c.Devices*deviceMemory,
 			}) {
 				t.Errorf("server: %+v", c)
 			}
@@ -75,6 +76,15 @@ func TestRunFindsPromisesKept(t *testing.T) {
 				t.Errorf("stages: %+v", r.Stages)
 			}
 		})
+	}
+}
+
+func TestRunMeasuresIdling(t *testing.T) {
+	p := startPlatform(t, faults{})
+	p.look = 0.05
+	r := testRun(t, p, func(o *Options) { o.Idle = 500 * time.Millisecond })
+	if cpu := r.Server.IdleCPU; cpu < 0.0999 || cpu > 0.1001 {
+		t.Errorf("%f of a processor while idle, want 0.1: one look in half a second", cpu)
 	}
 }
 
