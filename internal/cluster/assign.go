@@ -7,6 +7,27 @@ import (
 	"slices"
 )
 
+// owners returns the names of the members that shards are assigned to: those that
+// take any and whose store is not away. If it is so for all, nobody would be
+// better, and it does not count.
+func owners(live map[string]Member) []string {
+	var reaching, all []string
+	for name, m := range live {
+		if !m.takesShards() {
+			continue
+		}
+		all = append(all, name)
+		if !m.Away {
+			reaching = append(reaching, name)
+		}
+	}
+	if len(reaching) == 0 {
+		reaching = all
+	}
+	slices.Sort(reaching)
+	return reaching
+}
+
 // Assign says which member each shard belongs with, by name; "" for all if
 // there is none. It is the same everywhere for the same members, in whatever
 // order they are given, and their numbers of shards differ by at most one.

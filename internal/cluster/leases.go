@@ -55,7 +55,8 @@ type LeasesOptions struct {
 //	                                            of Assign claims it──► held
 //
 // A node asks for shards by Acquire, gets those that Assign gives to it, and
-// gives up those that Assign gives to another live node, one at a time.
+// gives up those that Assign gives to another live node, one at a time. Nodes
+// whose store is away are left out as long as there are others.
 type Leases struct {
 	opts LeasesOptions
 	m    *Members
@@ -187,7 +188,7 @@ func (l *Leases) Drain(ctx context.Context) error {
 	for {
 		news := l.m.holdersChanged()
 		self, v := l.m.Self().Name, l.m.view()
-		others := slices.DeleteFunc(v.owners(), func(name string) bool { return name == self })
+		others := slices.DeleteFunc(owners(v.live), func(name string) bool { return name == self })
 		l.mu.Lock()
 		held := slices.ContainsFunc(l.slots, func(s slot) bool { return s.held != nil || s.busy })
 		l.mu.Unlock()

@@ -49,6 +49,14 @@ type Member struct {
 	Owner    bool `json:"owner,omitempty"`
 	Draining bool `json:"draining,omitempty"`
 
+	// Away: the node does not reach the message store, which others reach. It
+	// keeps no shards as long as there is somebody to take them who is not.
+	Away bool `json:"away,omitempty"`
+
+	// Store is how the node's message store answers, nil if it never has or is
+	// not asked.
+	Store *StoreContact `json:"store,omitempty"`
+
 	// Load is what the node last said of its load, JSON.
 	Load json.RawMessage `json:"load,omitempty"`
 }
@@ -80,6 +88,11 @@ type MembersOptions struct {
 	// anyway.
 	Streams []string
 
+	// Store, if set, asks whether this node's message store answers: nil if it
+	// does. It is called at every heartbeat, with two seconds to answer, and one
+	// call at a time.
+	Store func(context.Context) error
+
 	// Load, if set, is asked before each heartbeat for the node's load, as
 	// JSON. It must not block.
 	Load func() json.RawMessage
@@ -108,11 +121,13 @@ type Members struct {
 	mu          sync.Mutex
 	self        Member
 	beat        uint64
+	contact     contact // of this node
 	views       [boards]boardView
 	nodes       map[string]*node
 	holders     map[uint16]holder
 	last        time.Time             // when the newest report that was stored began to be
 	joined      chan struct{}         // closed when the first report is stored
+	storeKnown  chan struct{}         // closed when it is known whether this node's store is away
 	report      [boards]chan struct{} // cap 1: there is something to report before it is time
 	membership  broadcast
 	holdersNews broadcast
@@ -146,11 +161,15 @@ func NewMembers(o MembersOptions) (*Members, error) {
 		nodes:       make(map[string]*node),
 		holders:     make(map[uint16]holder),
 		joined:      make(chan struct{}),
+		storeKnown:  make(chan struct{}),
 		membership:  newBroadcast(),
 		holdersNews: newBroadcast(),
 	}
 	for i := range m.report {
 		m.report[i] = make(chan struct{}, 1)
+	}
+	if o.Store == nil {
+		close(m.storeKnown)
 	}
 	return m, nil
 }
@@ -191,11 +210,26 @@ func (m *Members) Live() []Member {
 	return live
 }
 
+// StoreAway says whether this node does not reach its message store, though
+// others do.
+func (m *Members) StoreAway() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.self.Away
+}
+
 // clone keeps what callers do to their copy away from ours.
 func (m Member) clone() Member {
 	m.Roles, m.Load = slices.Clone(m.Roles), bytes.Clone(m.Load)
+	if m.Store != nil {
+		store := *m.Store
+		m.Store = &store
+	}
 	return m
 }
+
+// takesShards says whether shards may be assigned to the member, its store aside.
+func (m *Member) takesShards() bool { return m.Owner && !m.Draining }
 
 // Changed returns a channel that is closed at the next change of what Live
 // returns, loads aside. Take it before looking.
@@ -229,6 +263,11 @@ func (m *Members) setOwner(owner bool) { m.update(func(s *Member) { s.Owner = ow
 func (m *Members) update(change func(*Member)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.change(change)
+}
+
+// change is update with the lock held.
+func (m *Members) change(change func(*Member)) {
 	change(&m.self)
 	m.membership.tell()
 	m.holdersNews.tell()

@@ -26,6 +26,7 @@ type node struct {
 	revision [boards]uint64    // of the board's last report
 	seen     [boards]time.Time // when it came
 	alive    bool
+	contact  contact // as its last report told of it, by this machine's clock
 }
 
 // apply takes note of an entry of a board. It says whether this node has been
@@ -83,6 +84,10 @@ func (m *Members) applyMember(i int, name string, e boardEntry, now time.Time) (
 	before, wasAlive := n.Member, n.alive
 	if r.Incarnation > n.Incarnation || r.Beat > n.Beat {
 		n.memberRecord = r
+		n.contact = contact{}
+		if m.views[i].complete { // what was there before this node began to watch may be of any time
+			n.contact = r.Store.contact(now)
+		}
 	}
 	n.alive = !n.Gone
 	if n.alive != wasAlive || !sameMembership(before, n.Member) {
@@ -92,10 +97,11 @@ func (m *Members) applyMember(i int, name string, e boardEntry, now time.Time) (
 	return name == m.self.Name && r.Incarnation > m.self.Incarnation && isClosed(m.joined)
 }
 
-// sameMembership says whether two records differ in nothing but the load.
+// sameMembership says whether two records differ in nothing but the load and how
+// the store answers.
 func sameMembership(a, b Member) bool {
 	return a.Name == b.Name && a.Incarnation == b.Incarnation && a.Address == b.Address &&
-		a.Owner == b.Owner && a.Draining == b.Draining && slices.Equal(a.Roles, b.Roles)
+		a.Owner == b.Owner && a.Draining == b.Draining && a.Away == b.Away && slices.Equal(a.Roles, b.Roles)
 }
 
 // sweepInterval is how often it is looked who has died.

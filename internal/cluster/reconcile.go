@@ -26,18 +26,6 @@ type leaseView struct {
 	holders map[uint16]holder
 }
 
-// owners returns the names of the members that shards are assigned to.
-func (v leaseView) owners() []string {
-	var names []string
-	for name, m := range v.live {
-		if m.Owner && !m.Draining {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // dead says whether the holder is not there any more.
 func (v leaseView) dead(h holder) bool {
 	m, ok := v.live[h.Node]
@@ -50,6 +38,9 @@ func (v leaseView) dead(h holder) bool {
 func (l *Leases) Run(ctx context.Context) error {
 	if l.m.Joined(ctx) != nil {
 		return nil // ctx has ended
+	}
+	if l.m.awaitStore(ctx) != nil {
+		return nil
 	}
 	l.m.setOwner(true)
 	defer l.m.setOwner(false)
@@ -115,7 +106,7 @@ func (l *Leases) reconcile(ctx context.Context) (again bool) {
 		return true
 	}
 	self, v := l.m.Self(), l.m.view()
-	l.assign(v.owners())
+	l.assign(owners(v.live))
 	for _, st := range l.steps(self, v) {
 		err := l.take(ctx, st)
 		again = again || err != nil

@@ -39,6 +39,9 @@ func (m *Members) Run(ctx context.Context) error {
 	m.leaseBoard = bs[0]
 	m.mu.Unlock()
 	workers.Go(func() { m.watchClock(running) })
+	if m.opts.Store != nil {
+		workers.Go(func() { m.watchStore(running) })
+	}
 	workers.Go(func() { m.keepLeadersSpread(running, nc) })
 	if m.awaitBoards(running) {
 		for i, b := range bs {
@@ -131,7 +134,7 @@ func (m *Members) record(gone bool) []byte {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.self.Load = load
+	m.self.Load, m.self.Store = load, m.contact.told(time.Now())
 	m.beat++
 	data, err := json.Marshal(memberRecord{Member: m.self, Beat: m.beat, Gone: gone})
 	if err != nil { // the load is no JSON

@@ -82,6 +82,8 @@ type Options struct {
 	CommitEvery time.Duration
 	// ScanEvery is how often the store is asked for messages that became due. Default 250 ms.
 	ScanEvery time.Duration
+	// CheckEvery is how often the store is asked whether it still has what it has stored. Default 5 s.
+	CheckEvery time.Duration
 	// AppendTimeout is the longest time from a message's AcceptedAt until its journal entry is
 	// durable or was given up. It bounds how long repeated keys must be remembered. Default 10 s.
 	AppendTimeout time.Duration
@@ -106,6 +108,9 @@ type Options struct {
 	Connected func() bool
 	// Leases says which shards to own. By default all are.
 	Leases Leases
+	// StoreAway, if set, says whether the store does not answer this node though it does others. Shards that end then
+	// do not wait for it: whoever owns them next reads on from what is stored.
+	StoreAway func() bool
 	// Owned, if set, is told when a shard begins to be owned here and can be attached to, and when it ceases
 	// to be. Calls about one shard do not overlap. It must not block for long.
 	Owned func(shard uint16, owned bool)
@@ -134,6 +139,7 @@ func (o *Options) setDefaults(procs int) error {
 	setDefault(&o.Memory, 64<<20)
 	setDefault(&o.CommitEvery, 20*time.Millisecond)
 	setDefault(&o.ScanEvery, 250*time.Millisecond)
+	setDefault(&o.CheckEvery, 5*time.Second)
 	setDefault(&o.AppendTimeout, 10*time.Second)
 	setDefault(&o.JournalKeep, 10*time.Minute)
 	setDefault(&o.YieldPace, 2500)

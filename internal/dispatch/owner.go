@@ -91,7 +91,8 @@ func (d *Dispatcher) changed(id uint16, owned bool) {
 	}
 }
 
-// term owns the shard until ctx ends, then stores what it knows, for which it takes the time that stop allows.
+// term owns the shard until ctx ends, then stores what it knows, for which it takes the time that stop allows, unless
+// the store is away.
 // It returns nil after an orderly end, and otherwise why the shard was lost.
 //
 // The order of the end: first nothing new comes in (intake, scans, timers); then what the mailboxes hold is
@@ -115,6 +116,9 @@ func (s *shard) term(ctx context.Context, stop time.Duration) error {
 	if ctx.Err() != nil {
 		err = nil
 	}
+	if away := s.d.opts.StoreAway; away != nil && away() {
+		stop = min(stop, awayStop)
+	}
 	deadline := time.AfterFunc(stop, func() { stopWork(errNotAllStored) })
 	defer deadline.Stop()
 	s.postAll(event{kind: evRetire})
@@ -131,6 +135,9 @@ func (s *shard) term(ctx context.Context, stop time.Duration) error {
 	}
 	return err
 }
+
+// awayStop is how long a shard that ends while the store is away waits for its recipients to come to rest.
+const awayStop = 250 * time.Millisecond
 
 var errNotAllStored = errors.New("dispatch: not all was stored in time")
 

@@ -112,7 +112,7 @@ func (c *Config) replicas() int {
 	case len(c.Routes) == 1:
 		return 1
 	}
-	return 3
+	return clusterReplicas
 }
 
 // join makes the node one of several. The dispatcher is told what it owns by the leases, and the router takes
@@ -122,7 +122,7 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	p := &peers{committed: committed{shards: make(map[uint16]struct{}), wake: make(chan struct{}, 1)}}
 	if p.members, err = cluster.NewMembers(cluster.MembersOptions{
 		NATS: connect, Logger: n.log, Name: cfg.NodeName, Address: cfg.advertised(), Replicas: cfg.replicas(),
-		Roles: cfg.roles(), Load: n.memberLoad, Streams: jetstream.StreamNames(cfg.Shards),
+		Roles: cfg.roles(), Store: n.store.Ping, Load: n.memberLoad, Streams: jetstream.StreamNames(cfg.Shards),
 	}); err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (n *Node) inCluster(o dispatch.Options) dispatch.Options {
 	if p == nil {
 		return o
 	}
-	o.Leases, o.Barrier, o.Connected = p.leases, n.journal.Barrier, p.members.Fresh
+	o.Leases, o.Barrier, o.Connected, o.StoreAway = p.leases, n.journal.Barrier, p.members.Fresh, p.members.StoreAway
 	o.Owned = func(shard uint16, owned bool) { p.router.Owned(shard, owned) }
 	o.Committed = func(shard uint16) {
 		n.notify.Committed(shard)

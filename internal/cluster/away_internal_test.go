@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestOwners(t *testing.T) {
+	const (
+		stays = iota // takes no shards
+		takes
+		drains
+		away
+		drainsAway
+	)
+	for name, test := range map[string]struct {
+		nodes map[string]int
+		want  string
+	}{
+		"nobody":                     {nil, ""},
+		"all reach the store":        {map[string]int{"c": takes, "a": takes, "b": takes}, "a b c"},
+		"one does not":               {map[string]int{"a": takes, "b": away, "c": takes}, "a c"},
+		"one does":                   {map[string]int{"a": away, "b": away, "c": takes}, "c"},
+		"none does":                  {map[string]int{"a": away, "b": away, "c": away}, "a b c"},
+		"who does drains":            {map[string]int{"a": away, "b": drains}, "a"},
+		"who does takes none":        {map[string]int{"a": away, "b": stays}, "a"},
+		"one that drains, and is so": {map[string]int{"a": drainsAway, "b": takes}, "b"},
+		"none is left":               {map[string]int{"a": drainsAway, "b": drains}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			live := make(map[string]Member)
+			for n, is := range test.nodes {
+				live[n] = Member{Name: n, Owner: is != stays, Draining: is == drains || is == drainsAway, Away: is == away || is == drainsAway}
+			}
+			if got := strings.Join(owners(live), " "); got != test.want {
+				t.Errorf("shards are assigned to %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestStoreIsAway(t *testing.T) {
+	now := time.Now()
+	const s = time.Second
+	is := func(silent, steady time.Duration, failures int) contact {
+		return contact{answered: now.Add(-silent), since: now.Add(-silent - steady), failures: failures}
+	}
+	for name, test := range map[string]struct {
+		was    bool
+		own    contact
+		others []contact
+		want   bool
+	}{
+		"all is well":                        {own: is(0, time.Hour, 0), others: []contact{is(s, time.Hour, 0)}},
+		"alone without":                      {own: is(time.Hour, 0, 999)},
+		"alone never with":                   {own: contact{failures: 999}},
+		"not for long":                       {own: is(4*s, time.Hour, 4), others: []contact{is(0, time.Hour, 0)}},
+		"for long, and another reaches it":   {own: is(6*s, time.Hour, 4), others: []contact{is(99*s, time.Hour, 0), is(s, time.Hour, 0)}, want: true},
+		"asked twice only":                   {own: is(60*s, time.Hour, 2), others: []contact{is(s, time.Hour, 0)}},
+		"another was silent a little later":  {own: is(30*s, time.Hour, 30), others: []contact{is(27*s, time.Hour, 0)}},
+		"another was silent far later":       {own: is(30*s, time.Hour, 30), others: []contact{is(20*s, time.Hour, 0)}},
+		"another has just got it back":       {own: is(60*s, time.Hour, 30), others: []contact{is(0, 9*s, 0)}},
+		"another has got it back":            {own: is(60*s, time.Hour, 30), others: []contact{is(0, 10*s, 0)}, want: true},
+		"never had it, as nobody":            {own: contact{failures: 3}, others: []contact{{}, {}}},
+		"never had it, and another has":      {own: contact{failures: 3}, others: []contact{is(0, time.Hour, 0)}, want: true},
+		"never had it, and another had":      {own: contact{failures: 3}, others: []contact{is(6*s, time.Hour, 0)}},
+		"away, and still silent":             {was: true, own: is(60*s, time.Hour, 30), want: true},
+		"away, and so is everybody":          {was: true, own: is(60*s, time.Hour, 30), others: []contact{is(60*s, time.Hour, 0)}, want: true},
+		"away, and never had it":             {was: true, own: contact{failures: 9}, want: true},
+		"away, and back for a moment":        {was: true, own: is(0, 9*s, 0), want: true},
+		"away, and back":                     {was: true, own: is(0, 10*s, 0)},
+		"away, was back, and is silent":      {was: true, own: is(4*s, 20*s, 4), want: true},
+		"away, and back with a question out": {was: true, own: is(2*s, 10*s, 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := storeIsAway(test.was, test.own, test.others, now); got != test.want {
+				t.Errorf("away: %v", got)
+			}
+		})
+	}
+}
+
+// fellows are nodes that tell each other of their stores without boards, as the watches would.
+type fellows struct {
+	nodes map[string]*told
+}
+
+func newFellows(t *testing.T, names ...string) *fellows {
+	t.Helper()
+	f := &fellows{nodes: make(map[string]*told)}
+	for _, name := range names {
+		m, err := NewMembers(MembersOptions{NATS: noNATS{}, Name: name, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.setOwner(true)
+		f.nodes[name] = &told{m: m}
+		m.apply(0, boardEntry{}) // there was nothing before
+	}
+	return f
+}
+
+// second lets a second pass, in which each node asks its store and reports, at a time of its own. Answers says for each node
+// whether its store does, "." or not, "x", or that the node is stopped, "-".
+func (f *fellows) second(answers map[string]byte) {
+	rest := time.Second
+	for i, name := range slices.Sorted(maps.Keys(f.nodes)) {
+		n := f.nodes[name]
+		switch answers[name] {
+		case '.':
+			n.m.noteStore(time.Now(), nil)
+		case 'x':
+			n.m.noteStore(time.Now(), errors.New("connection refused"))
+		}
+		if answers[name] != '-' {
+			value := n.m.record(false)
+			for _, to := range f.nodes {
+				to.revision++
+				to.m.apply(0, boardEntry{key: memberKey + name, value: value, revision: to.revision})
+			}
+		}
+		pause := time.Duration(i+1) * 100 * time.Millisecond
+		time.Sleep(pause) // of the bubble
+		rest -= pause
+	}
+	time.Sleep(rest)
+}
+
+// TestWhoIsAway plays what may happen to three nodes' ways to their store, a character a second, and compares which nodes are
+// away at the end of each: "a" for that one, "-" for none.
+func TestWhoIsAway(t *testing.T) {
+	rep := strings.Repeat
+	well := rep(".", 12)
+	for name, test := range map[string]struct {
+		answers [3]string
+		want    string
+	}{
+		"one is cut off, and back": {
+			[3]string{well + rep("x", 10) + rep(".", 14), well + rep(".", 24), well + rep(".", 24)},
+			rep("-", 12+5) + rep("a", 15) + rep("-", 4),
+		},
+		"blips move nothing": {
+			[3]string{well + rep("xxxx.", 8), well + rep(".", 40), well + rep(".x", 20)},
+			rep("-", 52),
+		},
+		"a bad line: away, and not back before it is good": {
+			[3]string{well + rep("xxxxxx......", 3) + rep(".", 12), well + rep(".", 48), well + rep(".", 48)},
+			rep("-", 12+5) + rep("a", 35) + rep("-", 8),
+		},
+		"the store is down for all, and each notices it at its own time": {
+			[3]string{well + rep("x", 30) + rep(".", 20), well + ".." + rep("x", 26) + rep(".", 22), well + "..." + rep("x", 34) + rep(".", 13)},
+			rep("-", 62),
+		},
+		"one is cut off, then the store is down for all, then all is well": {
+			[3]string{well + rep("x", 40) + rep(".", 12), well + rep(".", 10) + rep("x", 20) + rep(".", 22), well + rep(".", 11) + rep("x", 18) + rep(".", 23)},
+			rep("-", 12+5) + rep("a", 45) + rep("-", 2),
+		},
+		"one after the other is cut off, and the last keeps them": {
+			[3]string{well + rep("x", 30), well + rep(".", 10) + rep("x", 20), well + rep(".", 20) + rep("x", 10)},
+			rep("-", 12+5) + rep("a", 10) + rep("A", 15),
+		},
+		"a start without a store that nobody has": {
+			[3]string{rep("x", 20) + rep(".", 20), rep("x", 23) + rep(".", 17), rep("x", 27) + rep(".", 13)},
+			rep("-", 40),
+		},
+		"one is stopped and wakes up": {
+			[3]string{well + rep("-", 9) + "x" + rep(".", 9), well + rep(".", 19), well + rep(".", 19)},
+			rep("-", 31),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFellows(t, "a", "b", "c")
+				var got strings.Builder
+				for i := range test.answers[0] {
+					f.second(map[string]byte{"a": test.answers[0][i], "b": test.answers[1][i], "c": test.answers[2][i]})
+					away := ""
+					for _, name := range []string{"a", "b", "c"} {
+						if f.nodes[name].m.Self().Away {
+							away += name
+						}
+					}
+					switch away {
+					case "":
+						away = "-"
+					case "ab":
+						away = "A"
+					}
+					got.WriteString(away)
+				}
+				if got.String() != test.want {
+					t.Errorf("away were\n%s, want\n%s", got.String(), test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestReportsOfBefore: what lay on the boards before this node watched says nothing about now.
+func TestReportsOfBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTold(t)
+		r := memberRecord{Member: Member{Name: "b", Incarnation: 1, Owner: true, Store: &StoreContact{Silent: 100, Steady: 3_600_000}}, Beat: 1}
+		fail := func() {
+			for range awayFailures {
+				w.m.noteStore(time.Now(), errors.New("down"))
+			}
+		}
+		w.report(0, r)
+		w.m.apply(0, boardEntry{})
+		if fail(); w.m.Self().Away || !isClosed(w.m.storeKnown) {
+			t.Error("away by a report of any time, or nothing is known of the store")
+		}
+		r.Beat++
+		w.report(0, r)
+		if fail(); !w.m.Self().Away {
+			t.Error("not away, and another node reaches the store")
+		}
+	})
+}
