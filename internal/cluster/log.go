@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // natsLogger hands the NATS server's log lines to slog. Its notices are about
-// the life of the server alone and go to the debug level.
+// the life of the server alone and go to the debug level, and so does what is ordinary in a cluster.
 type natsLogger struct {
 	*slog.Logger
 	// fatal is the last line after which the server expects the process to end.
@@ -20,25 +22,45 @@ type natsLogger struct {
 	// disabled is why JetStream was turned off in a server that goes on. Of several servers each does that to
 	// itself when it cannot write, and says why only here.
 	disabled *atomic.Pointer[error]
+	// route gets the errors of attempts to connect to other servers.
+	route *failedRoute
 }
 
 func (l natsLogger) Noticef(format string, v ...any) { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Debugf(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l natsLogger) Tracef(format string, v ...any)  { l.Debug("nats: " + fmt.Sprintf(format, v...)) }
 
-// starting begins the lines that every start of a cluster brings, until enough servers have started. That a majority
-// is missing is told by the nodes themselves.
-var starting = [...]string{
-	"Error trying to connect to route (attempt 1)", "Waiting for routing to be established",
-	"JetStream has not established contact with a meta leader",
-}
+// ordinary are the warnings and errors of a server that nobody needs to look at.
+var ordinary = regexp.MustCompile("^(" + strings.Join([]string{
+	// At each start of a cluster, and as long as a server is away. The nodes themselves tell that a majority is
+	// missing, and routes which servers are.
+	`Error trying to connect to route`,
+	`\S+ - rid:\d+ - TLS route handshake error`,
+	`Waiting for routing to be established`,
+	`JetStream has not established contact with a meta leader`,
+	// A server that has just started, or is busy, for a moment: it is said when we ask how it is.
+	`RAFT \[.*\] (Falling behind in health check|Health check OK)`,
+	// A server that dies, and the elections after it.
+	`\S+ - rid:\d+ - Error flushing`,
+	`RAFT \[.*\] Detected another leader with higher term`,
+	// After kill -9: what was not written in order at the end is made anew from the messages themselves.
+	`Filestore \[.*\] (Stream state outdated|\w+( \w+)? state is outdated; attempting to recover|Recovering stream state from index errored: prior state file)`,
+	// The others have deleted what a server missed that was away.
+	`Catchup for stream .* resetting first sequence`,
+	// The directory of the streams is a few kilobytes.
+	`Metalayer blocking snapshot (starting|took)`,
+}, "|") + ")")
 
-// line logs what the server says, at that level unless it says nothing.
+// routeError is a failed attempt to connect to another server, and why it failed.
+var routeError = regexp.MustCompile(`^(?:Error trying to connect to route \(attempt \d+\)|\S+ - rid:\d+ - TLS route handshake error): (.*)`)
+
+// line logs what the server says, at that level unless it is ordinary.
 func (l natsLogger) line(level slog.Level, text string) {
-	for _, s := range starting {
-		if strings.HasPrefix(text, s) {
-			level = slog.LevelDebug
-		}
+	if ordinary.MatchString(text) {
+		level = slog.LevelDebug
+	}
+	if m := routeError.FindStringSubmatch(text); m != nil {
+		l.route.note(time.Now(), m[1])
 	}
 	l.Log(context.Background(), level, "nats: "+text)
 }

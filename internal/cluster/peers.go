@@ -110,6 +110,7 @@ func (s *Server) listen(o *server.Options) error {
 		return nil
 	}
 	o.PingInterval, o.MaxPingsOut = pingInterval, pingsOut
+	o.ConnectErrorReports, o.ReconnectErrorReports = 1, 1 // each failed attempt, of which routes tells the log now and then
 	// NATS starts no routes without a client port. Nobody but this process
 	// knows the token that the one without Clients asks for.
 	clients := Clients{Listen: "127.0.0.1:0", Token: s.token}
