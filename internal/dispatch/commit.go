@@ -49,6 +49,7 @@ type committer struct {
 
 	failing   atomic.Bool // the store did not take the last transaction that was tried
 	epoch     int64
+	number    int64                // of the last transaction that is stored; run's alone
 	asked     [esh3ar.Tiers]uint64 // positions of the transaction under way
 	done      [esh3ar.Tiers]uint64 // positions that are stored
 	committed uint64               // changes below this number are stored
@@ -368,16 +369,18 @@ func (c *committer) commit(ctx context.Context, b *store.Batch) error {
 // that end the shard.
 func (c *committer) persist(ctx context.Context, b *store.Batch) error {
 	retry := newRetry()
+	b.Number = c.number + 1
 	for {
 		err := c.s.d.opts.Store.Commit(ctx, b)
 		switch {
 		case err == nil:
+			c.number = b.Number
 			c.failing.Store(false)
 			if !retry.first() {
 				c.s.d.opts.Logger.Info("store answers again", "shard", c.s.id)
 			}
 			return nil
-		case errors.Is(err, store.ErrNotOwner):
+		case errors.Is(err, store.ErrNotOwner), errors.Is(err, store.ErrSetBack):
 			return c.s.errLost(err)
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -103,11 +103,15 @@ type nodes struct {
 }
 
 func newNodes(t *testing.T, names ...string) *nodes {
+	return newNodesWith(t, func(*dispatch.Options) {}, names...)
+}
+
+func newNodesWith(t *testing.T, options func(*dispatch.Options), names ...string) *nodes {
 	w := newWorld(t)
 	w.stop()
 	n := &nodes{world: w, registry: newRegistry(), by: map[string]*dispatch.Dispatcher{}, owner: map[uint16][]string{}}
 	for _, name := range names {
-		w.start(func(o *dispatch.Options) {
+		w.start(options, func(o *dispatch.Options) {
 			o.Leases = leases{name, n.registry}
 			o.Owned = func(shard uint16, owned bool) {
 				n.mu.Lock()

@@ -75,6 +75,7 @@ func (s *shard) run(ctx context.Context) error {
 	g.Go(func() error { return s.deferred.run(ctx) })
 	g.Go(func() error { return s.scan(ctx) })
 	g.Go(func() error { return s.purge(ctx) })
+	g.Go(func() error { return s.check(ctx) })
 	return g.Wait()
 }
 
@@ -271,6 +272,28 @@ func (s *shard) purge(ctx context.Context) error {
 	}
 }
 
+// check asks the store now and then whether it still has what it has stored, until ctx ends or it has not. A store that has lost
+// commits refuses the next one, but there may be none for long, while what it lost waits for a recipient.
+func (s *shard) check(ctx context.Context) error {
+	tick := time.NewTicker(s.d.opts.CheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		stored := s.committer.positions()
+		found, err := s.d.opts.Store.Positions(ctx)
+		if err != nil {
+			continue // the committer reports a store that is down
+		}
+		if !reached(found[s.id], stored) {
+			return s.errLost(store.ErrSetBack)
+		}
+	}
+}
+
 // itemOf returns a stored row as an item in memory.
 func itemOf(row *store.Row) *delivery.Item {
 	return &delivery.Item{
@@ -323,7 +346,7 @@ func (d *Dispatcher) caughtUp(ctx context.Context, id uint16, limit time.Duratio
 	return err == nil && s.committer.reached(ctx, last)
 }
 
-// errLost wraps store.ErrNotOwner for the log.
+// errLost wraps store.ErrNotOwner and store.ErrSetBack for the log.
 func (s *shard) errLost(err error) error {
 	return fmt.Errorf("shard %d: %w", s.id, err)
 }

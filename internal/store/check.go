@@ -20,6 +20,9 @@ func (b *Batch) Check() error {
 			return fmt.Errorf("store: position %d of tier %s is out of range", p, esh3ar.Tier(t))
 		}
 	}
+	if b.Number < 0 {
+		return fmt.Errorf("store: batch with a number of %d", b.Number)
+	}
 	for i := range b.Changes {
 		if err := b.Changes[i].check(); err != nil {
 			return err

@@ -16,6 +16,10 @@ var (
 	// ErrNotOwner means that the shard's epoch was raised by somebody else. The caller must stop
 	// working on the shard at once; nothing of the call was stored.
 	ErrNotOwner = errors.New("store: no longer the owner of the shard")
+	// ErrSetBack means that the store has lost commits that it had confirmed to the shard's owner: it was restored from a copy,
+	// or failed over to a standby that lagged. Nothing of the call was stored. The owner must claim the shard anew and read the
+	// journal from the positions that it is told then, or what was lost stays lost.
+	ErrSetBack = errors.New("store: it lacks what it had stored")
 	// ErrNotFound means that there is no such row, or that it is not the caller's.
 	ErrNotFound = errors.New("store: not found")
 	// ErrPermanent wraps an error that the same data will always meet again, such as a value that
@@ -26,7 +30,7 @@ var (
 )
 
 // Shards is what a shard's owner needs. Every method may be called from several goroutines; Commit
-// calls for one shard must not overlap. On an error other than ErrNotOwner nothing is stored, except
+// calls for one shard must not overlap. On an error nothing is stored, except
 // that a lost connection may leave a Commit's outcome unknown: repeating the same Commit is then
 // safe, because changes carry whole states and lower status_seq never overwrites higher.
 type Shards interface {
@@ -38,7 +42,7 @@ type Shards interface {
 	Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error)
 
 	// Commit stores a batch of changes and moves the positions in one transaction.
-	// Errors: ErrNotOwner, ErrPermanent (some change can never be stored: bisect), others transient.
+	// Errors: ErrNotOwner, ErrSetBack, ErrPermanent (some change can never be stored: bisect), others transient.
 	Commit(ctx context.Context, b *Batch) error
 
 	// Waiting returns the queue rows of one recipient with After < Ord < Before, lowest Ord first,
@@ -124,6 +128,10 @@ type EventRange struct {
 type Batch struct {
 	Shard uint16
 	Epoch int64
+	// Number counts the owner's transactions since its claim, from 1; a repetition of one whose outcome is not known has the same.
+	// The store keeps the last, and refuses one that does not follow it, because what lies between was lost (ErrSetBack). Zero
+	// is not counted.
+	Number int64
 	// Positions are the new checkpoints, below 2^63. A position never moves back: a lower one than the
 	// stored one, such as zero, leaves it.
 	Positions [esh3ar.Tiers]uint64

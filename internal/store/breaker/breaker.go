@@ -143,7 +143,7 @@ func (b *Store) Close() error {
 // healthy reports whether err says that the store answered.
 func healthy(err error) bool {
 	var e *esh3ar.Error
-	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrNotOwner) ||
+	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrNotOwner) || errors.Is(err, store.ErrSetBack) ||
 		errors.Is(err, store.ErrPermanent) || errors.Is(err, store.ErrForgotten) || errors.Is(err, store.ErrConflict) || errors.As(err, &e)
 }
 

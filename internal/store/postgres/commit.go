@@ -19,7 +19,7 @@ func (s *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
 	var c store.Claim
 	var p [esh3ar.Tiers]int64
 	err := s.pool.QueryRow(ctx, `INSERT INTO shard AS s (shard, epoch) VALUES ($1, 1)
-		ON CONFLICT (shard) DO UPDATE SET epoch = s.epoch + 1
+		ON CONFLICT (shard) DO UPDATE SET epoch = s.epoch + 1, commits = 0
 		RETURNING epoch, position_gold, position_silver, position_bronze`, int32(shard)).Scan(&c.Epoch, &p[0], &p[1], &p[2])
 	for t := range p {
 		c.Positions[t] = uint64(p[t])
@@ -55,7 +55,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 		w.plan()
 		err = w.write(ctx, pg)
 	}
-	if errors.Is(err, store.ErrNotOwner) {
+	if errors.Is(err, store.ErrNotOwner) || errors.Is(err, store.ErrSetBack) {
 		return err
 	}
 	if isNoPartition(err) {
@@ -229,11 +229,13 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 	add(&batch, stmtBegin)
 	add(&batch, stmtOwner, int32Value(int32(b.Shard)), int64Value(b.Epoch))
 	add(&batch, stmtFind, w.queued.value(), w.final.value(), int64Value(accepted))
-	owner := false
+	refusal := store.ErrNotOwner
 	if err := w.run(ctx, pg, &batch, func(result int, row [][]byte) {
 		switch result {
 		case 1:
-			owner = true
+			if refusal = nil; int64(binary.BigEndian.Uint64(row[2])) < b.Number-1 {
+				refusal = store.ErrSetBack
+			}
 			w.event = int64(binary.BigEndian.Uint64(row[0]))
 			w.eventAt = max(int64(binary.BigEndian.Uint64(row[1])), b.At.UnixMicro())
 		case 2:
@@ -242,11 +244,11 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 	}); err != nil {
 		return err
 	}
-	if !owner {
+	if refusal != nil {
 		batch = pgconn.Batch{}
 		add(&batch, stmtRollback)
 		_ = w.run(ctx, pg, &batch, func(int, [][]byte) {}) // else the connection is closed, which does it too
-		return store.ErrNotOwner
+		return refusal
 	}
 
 	w.queued.reset(oidUUID)
@@ -426,7 +428,7 @@ func (w *work) write(ctx context.Context, pg *pgconn.PgConn) error {
 	addColumns(&batch, stmtRejects, w.rejects, shard, at)
 	p := b.Positions
 	add(&batch, stmtPositions, shard, int64Value(b.Epoch), int64Value(int64(p[esh3ar.TierGold])),
-		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event), int64Value(w.eventAt))
+		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event), int64Value(w.eventAt), int64Value(b.Number))
 	add(&batch, stmtCommit)
 	return w.run(ctx, pg, &batch, func(int, [][]byte) {})
 }

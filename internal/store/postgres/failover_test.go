@@ -40,6 +40,7 @@ type committer struct {
 	b       store.Batch
 	changes []store.Change
 	stored  int
+	number  int64
 }
 
 func newCommitter(t *testing.T, s *postgres.Store) *committer {
@@ -56,11 +57,13 @@ func (c *committer) commit(limit time.Duration) error {
 	const size = 20
 	c.b.Changes, c.b.At = c.changes[c.stored:c.stored+size], time.Now()
 	c.b.Positions[0] = uint64(c.stored + size)
+	c.b.Number = c.number + 1
 	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
 	err := c.s.Commit(ctx, &c.b)
 	if err == nil {
 		c.stored += size
+		c.number++
 	}
 	return err
 }
@@ -159,4 +162,50 @@ func TestFailoverToStandby(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFailoverToLaggingStandby loses the primary with commits that its standby never got. The owner is told, at its next commit, that
+// they are lost, stores nothing over the gap, and goes on from the positions of a new claim.
+func TestFailoverToLaggingStandby(t *testing.T) {
+	t.Parallel()
+	primary := startServer(t)
+	standby, err := primary.Standby()
+	closeServer(t, standby, err)
+	s := openURL(t, pgtest.URLs("postgres", primary, standby)+"&connect_timeout=1", postgres.Options{})
+	c := newCommitter(t, s)
+	commit := func(times int) {
+		t.Helper()
+		for range times {
+			if err := c.commit(time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	commit(10)
+	had := c.stored
+	if err := primary.Leave(standby); err != nil {
+		t.Fatal(err)
+	}
+	commit(10)
+	if err := errors.Join(primary.Kill(), standby.Promote()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		err := c.commit(3 * time.Second)
+		if errors.Is(err, store.ErrSetBack) {
+			break
+		}
+		if err == nil || ctx.Err() != nil {
+			t.Fatalf("a commit over a gap: got error %v, want %v", err, store.ErrSetBack)
+		}
+	}
+	claim, err := s.Claim(t.Context(), 1)
+	if err != nil || claim.Positions[0] != uint64(had) {
+		t.Fatalf("claim %+v, error %v; want position %d", claim, err, had)
+	}
+	c.b.Epoch, c.number, c.stored = claim.Epoch, 0, had
+	commit(20)
+	c.check()
 }

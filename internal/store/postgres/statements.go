@@ -16,7 +16,7 @@ type statement struct {
 // The statements of a commit. Those that change many rows take arrays, one for each column, and then
 // single values.
 var (
-	stmtOwner = statement{"owner", `SELECT event, event_at FROM shard WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE`}
+	stmtOwner = statement{"owner", `SELECT event, event_at, commits FROM shard WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE`}
 
 	// Ids, those of them that may be final, and the earliest time at which one of these was accepted.
 	stmtFind = statement{"owner_rows", `
@@ -99,7 +99,8 @@ var (
 			position_silver = greatest(position_silver, $4),
 			position_bronze = greatest(position_bronze, $5),
 			event = $6,
-			event_at = $7
+			event_at = $7,
+			commits = greatest(commits, $8)
 		WHERE shard = $1 AND epoch = $2`}
 
 	stmtBegin    = statement{"begin", `BEGIN`}

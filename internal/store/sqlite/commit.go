@@ -100,6 +100,9 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 	if owner == nil || owner[0].(int64) != b.Epoch {
 		return store.ErrNotOwner
 	}
+	if b.Number > 0 && owner[3].(int64) < b.Number-1 {
+		return store.ErrSetBack
+	}
 	events := eventWriter{
 		w: w, shard: b.Shard, number: owner[1].(int64), at: max(owner[2].(int64), b.At.UnixMicro()), block: &e.events,
 	}
@@ -161,7 +164,7 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 		return err
 	}
 	n, err := w.stmts.positions.exec(int64(b.Positions[esh3ar.TierGold]), int64(b.Positions[esh3ar.TierSilver]),
-		int64(b.Positions[esh3ar.TierBronze]), events.number, events.at, int64(b.Shard), b.Epoch)
+		int64(b.Positions[esh3ar.TierBronze]), events.number, events.at, b.Number, int64(b.Shard), b.Epoch)
 	if err != nil {
 		return classify(err)
 	}
@@ -192,8 +195,7 @@ func (w *writer) apply(b *store.Batch, c *store.Change, r *encodedRow) (outcome,
 		if n != 0 || err != nil {
 			return updated, err
 		}
-		// Either the row is gone, with a database set back for instance, or it is further on. The
-		// insert tells.
+		// Either the row is further on, or somebody has removed it. The insert tells.
 		r.payload = record.AppendRow(nil, m)
 	}
 	w.seq++

@@ -80,6 +80,41 @@ func testNotOwner(w *world) {
 	w.same("positions", w.claim(1).Positions, [esh3ar.Tiers]uint64{})
 }
 
+// testSetBack numbers commits, and leaves some out as if the store had lost them.
+func testSetBack(w *world) {
+	epoch := w.claim(1).Epoch
+	m := w.message(1, "c", "r")
+	m.Key = "key"
+	c := w.change(m, life(w.now, esh3ar.StatusQueued))
+	commit := func(number int64, want error) {
+		w.Helper()
+		w.is(fmt.Sprintf("commit %d", number), w.s.Commit(w.Context(), &store.Batch{
+			Shard: 1, Epoch: epoch, Number: number, At: w.now, Positions: [esh3ar.Tiers]uint64{uint64(10 * number)}, Changes: []store.Change{c},
+		}), want)
+	}
+	commit(2, store.ErrSetBack)
+	commit(3, store.ErrSetBack)
+	w.same("rows", len(w.rows(1, m.ID)), 0)
+	w.same("events", len(w.events(1)), 0)
+	_, err := w.s.Idempotent(w.Context(), "c", "key")
+	w.is("key", err, store.ErrNotFound)
+
+	commit(1, nil)
+	commit(1, nil) // its outcome was not known
+	commit(2, nil)
+	commit(0, nil) // does not count
+	commit(4, store.ErrSetBack)
+	commit(3, nil)
+	w.same("rows", len(w.rows(1, m.ID)), 1)
+	claim := w.claim(1)
+	w.same("position", claim.Positions[0], uint64(30))
+	commit(4, store.ErrNotOwner)
+	epoch = claim.Epoch
+	commit(4, store.ErrSetBack) // the count begins anew
+	commit(1, nil)
+	commit(2, nil)
+}
+
 func testPositions(w *world) {
 	epoch := w.claim(1).Epoch
 	for _, p := range []struct{ commit, want [esh3ar.Tiers]uint64 }{

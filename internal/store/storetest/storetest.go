@@ -37,6 +37,7 @@ func RunMessages(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Claim", testClaim},
 		{"ClaimsRace", testClaimsRace},
 		{"NotOwner", testNotOwner},
+		{"SetBack", testSetBack},
 		{"PositionsNeverMoveBack", testPositions},
 		{"Places", testPlaces},
 		{"EveryLateCase", testEveryLateCase},

@@ -42,8 +42,24 @@ func (s *Server) follow(primary *Server) error {
 	return s.Resume()
 }
 
+// Leave has the standby lag: the server's commits do not wait for it any more, and it does not get them.
+func (s *Server) Leave(standby *Server) error {
+	if err := errors.Join(
+		standby.exec("ALTER SYSTEM SET primary_conninfo = ''"), standby.exec("SELECT pg_reload_conf()"),
+		s.exec("ALTER SYSTEM SET synchronous_standby_names = ''"), s.exec("SELECT pg_reload_conf()"),
+	); err != nil {
+		return err
+	}
+	return s.await("the standby goes on following", `SELECT NOT EXISTS (SELECT 1 FROM pg_stat_replication)`)
+}
+
 // awaitStandby waits until commits wait for the standby.
 func (s *Server) awaitStandby() error {
+	return s.await("the standby does not follow", `SELECT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync')`)
+}
+
+// await waits until the answer to a query is true; while it is not, the complaint holds.
+func (s *Server) await(complaint, query string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.URL("postgres"))
@@ -52,12 +68,12 @@ func (s *Server) awaitStandby() error {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for synchronous := false; !synchronous && err == nil; {
+	for so := false; !so && err == nil; {
 		select {
 		case <-tick.C:
-			err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync')`).Scan(&synchronous)
+			err = conn.QueryRow(ctx, query).Scan(&so)
 		case <-ctx.Done():
-			err = errors.New("pgtest: the standby does not follow")
+			err = fmt.Errorf("pgtest: %s", complaint)
 		}
 	}
 	return errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
