@@ -151,7 +151,10 @@ func (b *book) begins() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	b.accept.last, b.receive.last = now, now
+	b.began, b.accept.last, b.receive.last = now, now, now
+	for i := range b.shards {
+		b.shards[i].last = now
+	}
 }
 
 // ends takes the stalls of the load, up to now.
@@ -162,6 +165,9 @@ func (b *book) ends(report *Report) {
 	accept, receive := b.accept, b.receive
 	accept.happened(b, now)
 	receive.happened(b, now)
+	for _, s := range b.shards {
+		b.felt.stalled(s.last, now)
+	}
 	report.AcceptStall, report.DeliveryStall = accept, receive
 }
 
@@ -196,6 +202,7 @@ func (l *lab) account(report *Report) error {
 	}
 	v := loadgen.Account(records)
 	report.Accepted, report.Refused, report.Unknown, report.Landed = v.Accepted, v.Refused, v.Unknown, v.Landed
+	report.Felt = l.book.felt.all
 	report.Received, report.Disordered, report.Repeats = v.Received, v.Disordered, l.book.repeats
 	report.Cuts, report.Exits = l.proxy.cuts.Load(), l.exits
 	report.StartsBy = make(map[string]int)
@@ -216,7 +223,7 @@ func (l *lab) account(report *Report) error {
 	for _, r := range v.Missing {
 		if !report.explained[r.ID.String()] {
 			lost = append(lost, fmt.Sprintf("LOST: message %d to recipient %d, accepted as %s %.2f s after the start", r.Seq, r.Recipient, r.ID,
-				time.Duration(r.At-l.book.start.UnixNano()).Seconds()))
+				time.Duration(r.At-l.book.began).Seconds()))
 		}
 	}
 	report.Lost = len(lost)

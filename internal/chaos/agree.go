@@ -69,8 +69,8 @@ func (l *lab) differences(ctx context.Context) []string {
 		owned += n
 		a.close()
 	}
-	if fmt.Sprint(owned) != clusterShards {
-		differ = append(differ, fmt.Sprintf("the nodes own %v shards, of %s", owned, clusterShards))
+	if owned != clusterShards {
+		differ = append(differ, fmt.Sprintf("the nodes own %v shards, of %d", owned, clusterShards))
 	}
 	return differ
 }

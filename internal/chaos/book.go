@@ -19,7 +19,8 @@ type book struct {
 	ledger *loadgen.Ledger
 
 	mu      sync.Mutex
-	seqs    []uint32            // the next number, by recipient
+	began   int64               // when the load began
+	seqs    map[uint32]uint32   // the next number, by recipient
 	byName  map[string]*message // by content
 	byID    map[string]*message // accepted ones
 	ids     []string            // accepted ones, in that order
@@ -29,6 +30,8 @@ type book struct {
 	last    int64               // of the last receipt; receipts have distinct times
 	accept  stall
 	receive stall
+	shards  []stall  // the same as accept, by shard
+	felt    feelings // what of all that belongs to which fault
 }
 
 // message is one message as its sender and its recipient's devices saw it.
@@ -38,6 +41,7 @@ type message struct {
 	key            string // "" for none
 	ttl            time.Duration
 	present        bool // its recipient has devices
+	probe          bool // it is a probe's
 	sent           int64
 	accepted       int64  // when its 202 was read
 	id             string // from the 202, "" without one
@@ -62,14 +66,14 @@ type stall struct {
 
 func (s *stall) happened(b *book, now int64) {
 	if took := time.Duration(now - s.last); s.last > 0 && took > s.Longest {
-		s.Longest, s.Before = took, time.Duration(now-b.start.UnixNano())
+		s.Longest, s.Before = took, time.Duration(now-b.began)
 	}
 	s.last = now
 }
 
-func newBook(ledger *loadgen.Ledger, recipients int) *book {
+func newBook(ledger *loadgen.Ledger, shards int) *book {
 	return &book{
-		start: time.Now(), ledger: ledger, seqs: make([]uint32, recipients),
+		start: time.Now(), ledger: ledger, seqs: make(map[uint32]uint32), shards: make([]stall, shards),
 		byName: make(map[string]*message), byID: make(map[string]*message),
 	}
 }
@@ -108,6 +112,11 @@ func (b *book) accepted(m *message, id string) {
 	m.id, m.accepted, m.status = id, now, 202
 	b.byID[id] = m
 	b.ids = append(b.ids, id)
+	if parsed, err := esh3ar.ParseID(id); err == nil && int(parsed.Shard()) < len(b.shards) {
+		s := &b.shards[parsed.Shard()]
+		b.felt.stalled(s.last, now)
+		s.happened(b, now)
+	}
 	if m.present && !m.mayEnd() && m.devices == 0 {
 		b.open++
 	}
@@ -164,6 +173,9 @@ func (b *book) received(recipient uint32, device int, id, content string) {
 	}
 	if m.devices == 0 && m.id != "" && m.present && !m.mayEnd() {
 		b.open--
+	}
+	if m.probe && m.devices == 0 && m.accepted > 0 {
+		b.felt.waited(m.accepted, now)
 	}
 	if m.devices&(1<<device) != 0 {
 		b.repeats++

@@ -117,7 +117,8 @@ type lab struct {
 	dir      string
 	book     *book
 	machines []*machine
-	links    *links // between the nodes of a cluster, nil if there is one server
+	links    *links   // between the nodes of a cluster, nil if there is one server
+	streams  *streams // of a cluster's journal
 	proxy    *proxy
 	api      *api
 	tokens   *devicetoken.HS256
@@ -216,6 +217,10 @@ func (l *lab) run() (report *Report, err error) {
 		load.Go(func() { l.sender(loadCtx, dice(1000+uint64(i))) })
 	}
 	load.Go(func() { l.asker(loadCtx, dice(2)) })
+	for i, recipient := range l.probes() {
+		load.Go(func() { l.probe(loadCtx, recipient, dice(3000+uint64(i))) })
+		phones.Go(func() { l.device(deviceCtx, recipient, 0, dice(4000+uint64(i))) })
+	}
 	for i := range l.opts.Recipients - l.opts.Away {
 		for n := range 1 + (i%3)/2 { // every third recipient has two devices
 			phones.Go(func() { l.device(deviceCtx, uint32(i), n, dice(2000+uint64(2*i+n))) })
@@ -236,7 +241,9 @@ func (l *lab) run() (report *Report, err error) {
 	if err := l.settleDown(report, load.Wait); err != nil {
 		return report, err
 	}
-	l.agree(l.ctx)
+	if report.Forgotten == 0 { // else they have to differ from what they said
+		l.agree(l.ctx)
+	}
 	endDevices()
 	phones.Wait()
 	// One while the others go on, then all that are left.
@@ -251,7 +258,7 @@ func (l *lab) open() (err error) {
 	if err != nil {
 		return err
 	}
-	l.book = newBook(ledger, l.opts.Recipients)
+	l.book = newBook(ledger, l.shards())
 	if l.opts.Nodes > 1 {
 		err = l.openCluster()
 	} else {
@@ -287,6 +294,9 @@ func (l *lab) close() error {
 	errs = append(errs, each(l.machines, (*machine).close))
 	if l.links != nil {
 		l.links.close()
+	}
+	if l.streams != nil {
+		l.streams.close()
 	}
 	if l.api != nil {
 		l.api.close()
@@ -350,7 +360,15 @@ func (l *lab) inject(report *Report) error {
 		i := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == step.Fault })
 		f := kinds()[i].build(l, rand.New(rand.NewPCG(step.Seed, 0)))
 		l.say("%6.2fs %s", at, f.Name())
+		if p, ok := f.(prepared); ok {
+			if err := timed(p.Prepare); err != nil {
+				l.say("         left out: %v", err)
+				steps = steps[1:]
+				continue
+			}
+		}
 		l.mark(f.Name(), false)
+		l.book.injected(f.Name())
 		if err := timed(f.Inject); err != nil {
 			return fmt.Errorf("injecting %s: %w", f.Name(), err)
 		}

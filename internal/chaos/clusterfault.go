@@ -18,7 +18,6 @@ import (
 
 // What is told to the nodes of a cluster.
 const (
-	clusterShards = "4"
 	clusterSecret = "the chaos laboratory's nodes know each other by this"
 	adminKey      = "the-chaos-laboratory-administers-with-this"
 )
@@ -186,11 +185,14 @@ func (l *lab) openCluster() error {
 		names = append(names, fmt.Sprint("node-", i+1))
 		urls = append(urls, "nats://"+clients[i])
 	}
+	if l.streams, err = openStreams(urls, l.book.elected); err != nil {
+		return err
+	}
 	if l.links, err = newLinks(l.ctx, names, targets); err != nil {
 		return err
 	}
 	node := func(name string, args ...string) error {
-		common := []string{"--listen", "127.0.0.1:0", "--shards", clusterShards, "--cluster-name", "chaos", "--node-name", name}
+		common := []string{"--listen", "127.0.0.1:0", "--cluster-name", "chaos", "--node-name", name}
 		_, err := l.newMachine(name, filepath.Join(l.dir, name), append(common, args...)...)
 		return err
 	}

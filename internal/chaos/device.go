@@ -22,10 +22,13 @@ func (l *lab) away(recipient uint32) bool { return int(recipient) >= l.opts.Reci
 // vanishes, and comes back, until ctx ends. While the laboratory settles it stays and acknowledges
 // everything.
 func (l *lab) device(ctx context.Context, recipient uint32, number int, dice *rand.Rand) {
-	d := &device{lab: l, recipient: recipient, number: number, dice: dice, silent: recipient%2 == 0}
+	d := &device{lab: l, recipient: recipient, number: number, dice: dice, silent: recipient%2 == 0, steady: int(recipient) >= l.opts.Recipients}
 	// Every fourth recipient is rarely there.
 	absence := 500 * time.Millisecond
-	if recipient%4 == 3 {
+	switch {
+	case d.steady:
+		d.silent, absence = false, 50*time.Millisecond
+	case recipient%4 == 3:
 		absence = 6 * time.Second
 	}
 	for ctx.Err() == nil {
@@ -52,6 +55,7 @@ type device struct {
 	number    int
 	dice      *rand.Rand
 	silent    bool // one of those that can be made not to acknowledge
+	steady    bool // a probe's: it does not leave by itself and acknowledges everything
 
 	mu   sync.Mutex
 	conn net.Conn // of the present connection, to vanish with
@@ -97,7 +101,7 @@ func (d *device) connection(ctx context.Context) {
 		return // there is no server, or the connection was cut already
 	}
 	defer func() {
-		if !d.settling.Load() && d.dice.IntN(2) == 0 {
+		if !d.settling.Load() && !d.steady && d.dice.IntN(2) == 0 {
 			d.mu.Lock()
 			d.conn.Close() // without a word
 			d.mu.Unlock()
@@ -123,7 +127,7 @@ func (d *device) converse(ctx context.Context, c *signalr.Client, ids <-chan str
 				return
 			}
 		case <-stay.C:
-			if !d.settling.Load() {
+			if !d.settling.Load() && !d.steady {
 				return
 			}
 		case <-c.Done():
@@ -136,7 +140,7 @@ func (d *device) converse(ctx context.Context, c *signalr.Client, ids <-chan str
 
 // acknowledge tells the server that the messages are shown, unless it is this device's turn not to.
 func (d *device) acknowledge(ctx context.Context, c *signalr.Client, ids []string) error {
-	calm := d.settling.Load()
+	calm := d.settling.Load() || d.steady
 	if !calm && (d.silent && d.silence.Load() || d.dice.IntN(20) == 0) {
 		return nil
 	}

@@ -22,6 +22,12 @@ type Fault interface {
 	Heal(ctx context.Context) error
 }
 
+// prepared is a fault that waits for something before it strikes. Prepare's error says why it is left out: it must not
+// strike as things are.
+type prepared interface {
+	Prepare(ctx context.Context) error
+}
+
 // named gives a fault its name.
 type named string
 
@@ -373,15 +379,15 @@ func newClockJump(l *lab, dice *rand.Rand) Fault {
 	return clockJump{"clock-jump", l.some(dice), by.Round(time.Second)}
 }
 
-// Inject waits until the server is there: a start that a fault before it has put off would take the wrong time for
+// Prepare waits until the server is there: a start that a fault before it has put off would take the wrong time for
 // the right one.
-func (f clockJump) Inject(ctx context.Context) error {
+func (f clockJump) Prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startForJump)
 	defer cancel()
-	if err := f.server.up(ctx); err != nil {
-		f.say("not there: its clock is left alone")
-		return nil
-	}
+	return f.server.up(ctx)
+}
+
+func (f clockJump) Inject(context.Context) error {
 	f.say("by %s", f.by)
 	return f.setClock(f.by)
 }

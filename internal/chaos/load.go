@@ -37,7 +37,9 @@ func (l *lab) sender(ctx context.Context, dice *rand.Rand) {
 		if dice.IntN(10) > 0 {
 			m := l.draw(dice)
 			l.book.begin(m)
-			l.send(m, dice)
+			if l.send(m, dice); m.id != "" && dice.IntN(20) == 0 {
+				l.cancel(m)
+			}
 			continue
 		}
 		batch := make([]*message, 2+dice.IntN(9))
@@ -77,9 +79,6 @@ func (l *lab) send(m *message, dice *rand.Rand) {
 		id, err := l.api.send(l.sending, m)
 		if err == nil {
 			l.book.accepted(m, id)
-			if dice.IntN(20) == 0 {
-				l.cancel(m)
-			}
 			return
 		}
 		known, again := l.weigh(m, err)

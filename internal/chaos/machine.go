@@ -56,7 +56,7 @@ func (l *lab) newMachine(name, scratch string, args ...string) (*machine, error)
 	if m.group, err = newGroup(); err != nil {
 		m.noGroup = err
 	}
-	line := []string{l.opts.Program, "serve", "--data", m.data,
+	line := []string{l.opts.Program, "serve", "--data", m.data, "--shards", fmt.Sprint(l.shards()),
 		"--ack-timeout", "1s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", fmt.Sprint(maxAttempts),
 		"--breaker-pause", "300ms", "--journal-keep", "20s", "--disk-reserve", fmt.Sprintf("%dB", diskReserve),
 		"--publish-timeout", "2s", "--drain-timeout", drainTimeout.String(), "--idle-timeout", "1m"}

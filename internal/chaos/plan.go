@@ -46,8 +46,10 @@ func kinds() []kind {
 		{"double-acknowledgements", devices, 2 * s, 5 * s, newDoubleAcknowledgements},
 		{"fsync-error", disk | process, 1 * s, 2 * s, newSyncError},
 		{"kill", process, 10 * ms, 800 * ms, newKill},
+		{"kill-leader", process, 100 * ms, 6 * s, newKillLeader},
 		{"kill-most", process, 500 * ms, 4 * s, newKillMost},
 		{"long-pause", process, 6 * s, 9 * s, newLongPause},
+		{"lose-disk", process | disk | database | routes, 100 * ms, 6 * s, newLoseDisk},
 		{"memory-tight", memory, 2 * s, 5 * s, newMemoryTight},
 		{"partition", routes, 3 * s, 12 * s, newPartition},
 		{"partition-all", routes, 2 * s, 6 * s, newPartitionAll},
@@ -156,7 +158,7 @@ func (o *Options) faults() []string {
 			can = o.Database == nil
 		case "store-down", "store-hang":
 			can = o.Database != nil
-		case "kill-most", "long-pause", "partition", "partition-all", "partition-pair", "power-cut-all", "rolling-restart":
+		case "kill-leader", "kill-most", "long-pause", "lose-disk", "partition", "partition-all", "partition-pair", "power-cut-all", "rolling-restart":
 			can = o.Nodes > 1
 		}
 		if can && (o.Faults == nil || slices.Contains(o.Faults, name)) {

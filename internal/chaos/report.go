@@ -46,6 +46,8 @@ type Report struct {
 	Forgotten      int `json:"forgotten"`
 	Unexplained    int `json:"unexplained"`
 	Contradictions int `json:"contradictions"`
+	// Felt is how each fault was felt, in the order of the schedule.
+	Felt []Felt `json:"felt"`
 	// Notes describes what is wrong, up to a limit of each kind.
 	Notes []string `json:"notes,omitempty"`
 
@@ -113,6 +115,7 @@ func (r *Report) String() string {
 	if len(r.StartsBy) > 0 {
 		row("starts of nodes", "%s", counts(r.StartsBy))
 	}
+	b.WriteString(FeltTable(r.Felt))
 	verdict := "kept every promise"
 	if !r.OK() {
 		verdict = "BROKE A PROMISE; ledger and log are in " + cmp.Or(r.Dir, "no directory")

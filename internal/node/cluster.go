@@ -38,6 +38,16 @@ type peers struct {
 
 	committed committed
 	takers    atomic.Int64 // live nodes that do not drain
+	began     atomic.Pointer[time.Time]
+}
+
+// joinTime is how long a node that starts may take to join the others before that is something to look at.
+const joinTime = 15 * time.Second
+
+// starts reports whether the node has only just begun to join the others, or has not yet.
+func (p *peers) starts(now time.Time) bool {
+	began := p.began.Load()
+	return began == nil || now.Sub(*began) < joinTime
 }
 
 // takers returns how many nodes take calls of clients.
@@ -132,6 +142,15 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	if p.bus, err = cluster.NewBus(connect, cfg.NodeName); err != nil {
 		return err
 	}
+	n.health.Registry().MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "esh3ar_store_away",
+		Help: "Whether the store does not answer this node though it does others, which then own its shards.",
+	}, func() float64 {
+		if p.members.StoreAway() {
+			return 1
+		}
+		return 0
+	}))
 	p.places = newPlaces(n)
 	n.peers = p
 	return nil
@@ -163,6 +182,8 @@ func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
 
 // run takes part in the cluster until ctx ends. Base ends later: until then the others see this node.
 func (p *peers) run(ctx, base context.Context, n *Node) error {
+	began := time.Now()
+	p.began.Store(&began)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.members.Run(base) })
 	g.Go(func() error { return p.leases.Run(base) })
@@ -434,6 +455,9 @@ func (n *Node) checkCluster(context.Context) error {
 	case n.nats == nil && !n.journal.Connected():
 		return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
 			"none of the servers in nats-url is connected: this node accepts nothing until one is"))
+	case !n.peers.members.Fresh() && n.peers.starts(time.Now()):
+		return health.Starting(esh3ar.Errorf(esh3ar.KindUnavailable, "journal_unavailable",
+			"this node has just started and joins the cluster: it can accept nothing yet"))
 	case !n.peers.members.Fresh():
 		return health.Degrade(errCutOff())
 	}
