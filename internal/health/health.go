@@ -61,6 +61,14 @@ func Degrade(err error) error {
 	return degraded{err}
 }
 
+// starting marks an error of Starting.
+type starting struct{ error }
+
+func (s starting) Unwrap() error { return s.error }
+
+// Starting is Degrade for what every start of the process brings for a moment. The log does not warn of it.
+func Starting(err error) error { return Degrade(starting{err}) }
+
 const (
 	checkTime = 2 * time.Second // for all checks together
 	maxAge    = time.Second     // of an answer; checks run no more often
@@ -109,6 +117,8 @@ type Load struct {
 type Result struct {
 	Status Status `json:"status"`
 	Detail string `json:"detail,omitempty"`
+
+	starting bool // what every start brings
 }
 
 // New returns a Health without checks, whose registry has the metrics of the Go runtime and the
@@ -183,7 +193,7 @@ func (h *Health) Ready(ctx context.Context) Report {
 	return r
 }
 
-func stopping() Result { return Result{Unavailable, "the process is stopping"} }
+func stopping() Result { return Result{Status: Unavailable, Detail: "the process is stopping"} }
 
 // run runs the checks side by side and notes what they say.
 func (h *Health) run(ctx context.Context) {
@@ -207,9 +217,12 @@ func (h *Health) run(ctx context.Context) {
 		report.Status = worse(report.Status, result.Status)
 		before, known := h.report.Checks[c.name]
 		switch {
-		case result.Status == before.Status, !known && result.Status == OK:
+		case result.Status == before.Status && result.starting == before.starting, !known && result.Status == OK:
 		case result.Status == OK:
 			h.log.LogAttrs(ctx, slog.LevelInfo, "check recovered", slog.String("check", c.name))
+		case result.starting:
+			h.log.LogAttrs(ctx, slog.LevelInfo, "check waits for the start to be over", slog.String("check", c.name),
+				slog.String("status", string(result.Status)), slog.Any("error", errs[i]))
 		default:
 			h.log.LogAttrs(ctx, slog.LevelWarn, "check failed", slog.String("check", c.name),
 				slog.String("status", string(result.Status)), slog.Any("error", errs[i]))
@@ -228,6 +241,8 @@ func resultOf(err error) Result {
 	if errors.As(err, &d) {
 		r.Status = Degraded
 	}
+	var s starting
+	r.starting = errors.As(err, &s)
 	var e *esh3ar.Error
 	switch {
 	case errors.As(err, &e):

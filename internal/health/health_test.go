@@ -113,6 +113,36 @@ func TestReadinessFollowsChecks(t *testing.T) {
 	})
 }
 
+// TestStartIsNoWarning: what a start brings is told, and is a warning only if it does not pass.
+func TestStartIsNoWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		h := health.New(slog.New(slog.NewTextHandler(&log, nil)))
+		alone := esh3ar.Errorf(esh3ar.KindUnavailable, "alone", "the others are not there")
+		err := health.Starting(alone)
+		h.Add("cluster", func(context.Context) error { return err })
+		logs := func(line string) {
+			t.Helper()
+			for range 3 {
+				time.Sleep(time.Second)
+				readyz(t, h)
+			}
+			if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, line) {
+				t.Errorf("want one line of %s, got:\n%s", line, got)
+			}
+			log.Reset()
+		}
+		logs("level=INFO")
+		if _, r := readyz(t, h); r.Checks["cluster"].Status != health.Degraded || r.Checks["cluster"].Detail != alone.Message {
+			t.Errorf("it says %+v", r.Checks["cluster"])
+		}
+		err = health.Degrade(alone)
+		logs("level=WARN")
+		err = nil
+		logs("recovered")
+	})
+}
+
 func TestHangingCheckIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(slog.New(slog.DiscardHandler))
