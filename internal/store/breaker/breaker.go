@@ -193,6 +193,16 @@ func (b *Store) FixShards(ctx context.Context, shards int) (int, error) {
 	return call(ctx, b, b.write, func(ctx context.Context) (int, error) { return b.Store.FixShards(ctx, shards) })
 }
 
+// Identify implements store.Deployment.
+func (b *Store) Identify(ctx context.Context, id string) (string, error) {
+	return call(ctx, b, b.write, func(ctx context.Context) (string, error) { return b.Store.Identify(ctx, id) })
+}
+
+// Adopt implements store.Deployment.
+func (b *Store) Adopt(ctx context.Context, id string) error {
+	return do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.Adopt(ctx, id) })
+}
+
 // Positions implements store.Shards.
 func (b *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) {
 	return call(ctx, b, b.read, func(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error) { return b.Store.Positions(ctx) })

@@ -37,6 +37,7 @@ func TestKeysAreCarriedOver(t *testing.T) {
 		CREATE INDEX idempotency_accepted_at ON idempotency (accepted_at);
 		DROP TABLE deployment;
 		ALTER TABLE shard DROP COLUMN commits;
+		DROP TABLE identity;
 		DELETE FROM goose_db_version WHERE version_id >= 4`); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,8 @@ type statements struct {
 	usage    *stmt
 	shards   *stmt // of the deployment
 
+	identify, adopt, disown *stmt // likewise
+
 	lastSeq                      *stmt
 	indexOne, indexMany, indexed *stmt
 
@@ -90,6 +92,10 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.audit, `INSERT INTO audit (at, actor, address, action, client, object, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`},
 		{&s.shards, `INSERT INTO deployment (id, shards) VALUES (1, ?)
 			ON CONFLICT (id) DO UPDATE SET shards = deployment.shards RETURNING shards`},
+		{&s.identify, `INSERT INTO identity (one, id) VALUES (1, ?)
+			ON CONFLICT (one) DO UPDATE SET id = identity.id RETURNING id`},
+		{&s.adopt, `INSERT INTO identity (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id`},
+		{&s.disown, `UPDATE shard SET epoch = epoch + 1, commits = 0, position_gold = 0, position_silver = 0, position_bronze = 0`},
 		{&s.usage, `INSERT INTO usage (day, client, count) VALUES (?, ?, ?)
 			ON CONFLICT (day, client) DO UPDATE SET count = count + excluded.count RETURNING count`},
 

@@ -3,6 +3,9 @@ package storetest
 import (
 	"slices"
 	"sync"
+
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/store"
 )
 
 func testFixShards(w *world) {
@@ -34,4 +37,59 @@ func (w *world) fixShards(shards int) int {
 	fixed, err := w.s.FixShards(w.Context(), shards)
 	w.is("fix the shards", err, nil)
 	return fixed
+}
+
+func testIdentify(w *world) {
+	const callers = 4
+	asked, got := make([]string, callers), make([]string, callers)
+	var group sync.WaitGroup
+	for i := range got {
+		asked[i] = store.NewIdentifier()
+		w.is("a new identifier", store.CheckIdentifier(asked[i]), nil)
+		group.Go(func() {
+			var err error
+			if got[i], err = w.s.Identify(w.Context(), asked[i]); err != nil {
+				w.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if !slices.Contains(asked, got[0]) {
+		w.Errorf("identifier %q, which nobody asked for", got[0])
+	}
+	for i, id := range append(got, w.identify("another")) {
+		if id != got[0] {
+			w.Errorf("call %d: %s, the first was told %s", i, id, got[0])
+		}
+	}
+}
+
+// testAdopt makes a store that is in use that of another deployment. It has its messages, and knows nothing of the journal.
+func testAdopt(w *world) {
+	own, other := w.identify(store.NewIdentifier()), store.NewIdentifier()
+	epoch := w.claim(1).Epoch
+	c := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
+	b := &store.Batch{Shard: 1, Epoch: epoch, Number: 1, At: w.now, Positions: [esh3ar.Tiers]uint64{10, 20, 30}, Changes: []store.Change{c}}
+	w.commitBatch(b)
+	for range 2 { // to repeat it is harmless
+		w.is("adopt", w.s.Adopt(w.Context(), other), nil)
+	}
+	if got := w.identify(own); got != other {
+		w.Errorf("identifier %s, want %s", got, other)
+	}
+	b.Number = 2
+	w.is("commit of who owned the shard", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	claim := w.claim(1)
+	w.same("positions", claim.Positions, [esh3ar.Tiers]uint64{})
+	if claim.Epoch <= epoch {
+		w.Errorf("epoch %d after %d", claim.Epoch, epoch)
+	}
+	w.same("the message", w.rows(1, c.Message.ID)[c.Message.ID], row(&c))
+}
+
+func (w *world) identify(id string) string {
+	w.Helper()
+	got, err := w.s.Identify(w.Context(), id)
+	w.is("identify", err, nil)
+	return got
 }

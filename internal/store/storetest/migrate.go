@@ -59,10 +59,19 @@ func RunMigrateClients(t *testing.T, dialect goose.Dialect, db *sql.DB, blob fun
 		}
 		all = append(all, o)
 	}
+	if _, err := db.ExecContext(t.Context(), `INSERT INTO shard (shard, epoch) VALUES (0, 1)`); err != nil {
+		t.Fatal(err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s := open()
+	// It was used, with a journal, and so it is somebody's.
+	candidate := store.NewIdentifier()
+	id, err := s.Identify(t.Context(), candidate)
+	if err != nil || id == candidate || store.CheckIdentifier(id) != nil {
+		t.Errorf("a used store that was asked whether it is %s: %q, error %v", candidate, id, err)
+	}
 	for _, want := range all {
 		k, c, err := s.ClientByKey(t.Context(), want.key.Hash)
 		if err != nil {

@@ -22,6 +22,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	RunMessages(t, open)
 	run(t, open, []test{
 		{"FixShards", testFixShards},
+		{"Identify", testIdentify},
+		{"Adopt", testAdopt},
 		{"Webhooks", testWebhooks},
 		{"WebhookLimit", testWebhookLimit},
 		{"WebhookProgress", testWebhookProgress},
