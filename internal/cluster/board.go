@@ -35,6 +35,9 @@ const (
 	// watchExpiry is how long the server keeps a request of the watch.
 	watchExpiry = 10 * time.Second
 
+	// watchPatience is how long a watch lasts that has held, and how long none may before that is something to look at.
+	watchPatience = 10 * time.Second
+
 	// watchForgotten is after how long the server forgets a watch that ended.
 	watchForgotten = 30 * time.Second
 
@@ -87,21 +90,27 @@ func newBoard(i, replicas int, js jetstream.JetStream, log *slog.Logger, apply f
 	}}
 }
 
-// run watches the bucket until ctx ends.
+// run watches the bucket until ctx ends. That a watch ends is ordinary, its server may have died. That none holds is not.
 func (b *board) run(ctx context.Context) {
 	told := "" // what was logged last, so that a long outage is one line
+	held := time.Now()
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := b.watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > time.Minute {
-			told = ""
+		now := time.Now()
+		if now.Sub(began) > watchPatience {
+			held, told = now, ""
 		}
-		if text := err.Error(); text != told {
+		level := slog.LevelInfo
+		if now.Sub(held) > watchPatience {
+			level = slog.LevelWarn
+		}
+		if text := level.String() + err.Error(); text != told {
 			told = text
-			b.log.Warn("watch of the cluster's state begins anew", "bucket", b.name, "error", err)
+			b.log.Log(ctx, level, "watch of the cluster's state begins anew", "bucket", b.name, "error", err)
 		}
 		pause(ctx, retryPause)
 	}
