@@ -27,8 +27,9 @@ const (
 	awayFailures = 3
 
 	// steadyFor is how long a store must have answered to be steady. It is longer
-	// than a node needs to find out that its store is back.
-	steadyFor = 10 * time.Second
+	// than a node needs to find out that its store is back, connections that
+	// hang and pauses between attempts to open it included.
+	steadyFor = 15 * time.Second
 
 	// lapse is the longest silence that does not end a steady time.
 	lapse = 3 * time.Second

@@ -65,18 +65,18 @@ func TestStoreIsAway(t *testing.T) {
 		"asked twice only":                   {own: is(60*s, time.Hour, 2), others: []contact{is(s, time.Hour, 0)}},
 		"another was silent a little later":  {own: is(30*s, time.Hour, 30), others: []contact{is(27*s, time.Hour, 0)}},
 		"another was silent far later":       {own: is(30*s, time.Hour, 30), others: []contact{is(20*s, time.Hour, 0)}},
-		"another has just got it back":       {own: is(60*s, time.Hour, 30), others: []contact{is(0, 9*s, 0)}},
-		"another has got it back":            {own: is(60*s, time.Hour, 30), others: []contact{is(0, 10*s, 0)}, want: true},
+		"another has just got it back":       {own: is(60*s, time.Hour, 30), others: []contact{is(0, 14*s, 0)}},
+		"another has got it back":            {own: is(60*s, time.Hour, 30), others: []contact{is(0, 15*s, 0)}, want: true},
 		"never had it, as nobody":            {own: contact{failures: 3}, others: []contact{{}, {}}},
 		"never had it, and another has":      {own: contact{failures: 3}, others: []contact{is(0, time.Hour, 0)}, want: true},
 		"never had it, and another had":      {own: contact{failures: 3}, others: []contact{is(6*s, time.Hour, 0)}},
 		"away, and still silent":             {was: true, own: is(60*s, time.Hour, 30), want: true},
 		"away, and so is everybody":          {was: true, own: is(60*s, time.Hour, 30), others: []contact{is(60*s, time.Hour, 0)}, want: true},
 		"away, and never had it":             {was: true, own: contact{failures: 9}, want: true},
-		"away, and back for a moment":        {was: true, own: is(0, 9*s, 0), want: true},
-		"away, and back":                     {was: true, own: is(0, 10*s, 0)},
+		"away, and back for a moment":        {was: true, own: is(0, 14*s, 0), want: true},
+		"away, and back":                     {was: true, own: is(0, 15*s, 0)},
 		"away, was back, and is silent":      {was: true, own: is(4*s, 20*s, 4), want: true},
-		"away, and back with a question out": {was: true, own: is(2*s, 10*s, 1)},
+		"away, and back with a question out": {was: true, own: is(2*s, 15*s, 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := storeIsAway(test.was, test.own, test.others, now); got != test.want {
@@ -136,42 +136,42 @@ func (f *fellows) second(answers map[string]byte) {
 // away at the end of each: "a" for that one, "-" for none.
 func TestWhoIsAway(t *testing.T) {
 	rep := strings.Repeat
-	well := rep(".", 12)
+	well := rep(".", 20)
 	for name, test := range map[string]struct {
 		answers [3]string
 		want    string
 	}{
 		"one is cut off, and back": {
-			[3]string{well + rep("x", 10) + rep(".", 14), well + rep(".", 24), well + rep(".", 24)},
-			rep("-", 12+5) + rep("a", 15) + rep("-", 4),
+			[3]string{well + rep("x", 10) + rep(".", 20), well + rep(".", 30), well + rep(".", 30)},
+			rep("-", 20+5) + rep("a", 20) + rep("-", 5),
 		},
 		"blips move nothing": {
 			[3]string{well + rep("xxxx.", 8), well + rep(".", 40), well + rep(".x", 20)},
-			rep("-", 52),
+			rep("-", 60),
 		},
 		"a bad line: away, and not back before it is good": {
 			[3]string{well + rep("xxxxxx......", 3) + rep(".", 12), well + rep(".", 48), well + rep(".", 48)},
-			rep("-", 12+5) + rep("a", 35) + rep("-", 8),
+			rep("-", 20+5) + rep("a", 40) + rep("-", 3),
 		},
 		"the store is down for all, and each notices it at its own time": {
-			[3]string{well + rep("x", 30) + rep(".", 20), well + ".." + rep("x", 26) + rep(".", 22), well + "..." + rep("x", 34) + rep(".", 13)},
-			rep("-", 62),
+			[3]string{well + rep("x", 30) + rep(".", 30), well + ".." + rep("x", 26) + rep(".", 32), well + "..." + rep("x", 36) + rep(".", 21)},
+			rep("-", 80),
 		},
 		"one is cut off, then the store is down for all, then all is well": {
-			[3]string{well + rep("x", 40) + rep(".", 12), well + rep(".", 10) + rep("x", 20) + rep(".", 22), well + rep(".", 11) + rep("x", 18) + rep(".", 23)},
-			rep("-", 12+5) + rep("a", 45) + rep("-", 2),
+			[3]string{well + rep("x", 40) + rep(".", 20), well + rep(".", 10) + rep("x", 20) + rep(".", 30), well + rep(".", 11) + rep("x", 18) + rep(".", 31)},
+			rep("-", 20+5) + rep("a", 50) + rep("-", 5),
 		},
 		"one after the other is cut off, and the last keeps them": {
 			[3]string{well + rep("x", 30), well + rep(".", 10) + rep("x", 20), well + rep(".", 20) + rep("x", 10)},
-			rep("-", 12+5) + rep("a", 10) + rep("A", 15),
+			rep("-", 20+5) + rep("a", 10) + rep("A", 15),
 		},
 		"a start without a store that nobody has": {
-			[3]string{rep("x", 20) + rep(".", 20), rep("x", 23) + rep(".", 17), rep("x", 27) + rep(".", 13)},
-			rep("-", 40),
+			[3]string{rep("x", 20) + rep(".", 30), rep("x", 25) + rep(".", 25), rep("x", 33) + rep(".", 17)},
+			rep("-", 50),
 		},
 		"one is stopped and wakes up": {
 			[3]string{well + rep("-", 9) + "x" + rep(".", 9), well + rep(".", 19), well + rep(".", 19)},
-			rep("-", 31),
+			rep("-", 39),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

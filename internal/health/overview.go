@@ -51,6 +51,7 @@ func (o *Overview) Conclude(cores int) {
 	slices.SortFunc(o.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	o.Problems, o.Status = []Problem{}, OK
 	serving, live := 0, 0
+	stored := slices.ContainsFunc(o.Nodes, func(n Node) bool { return n.Checks["store"].Status == OK })
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
 		if n.Core {
@@ -61,7 +62,7 @@ func (o *Overview) Conclude(cores int) {
 		}
 		for check, r := range n.Checks {
 			if r.Status != OK {
-				o.Problems = append(o.Problems, Problem{n.Name, check, r.Status, r.Detail, advice(check)})
+				o.Problems = append(o.Problems, Problem{n.Name, check, r.Status, r.Detail, advice(check, stored)})
 			}
 		}
 	}
@@ -70,10 +71,10 @@ func (o *Overview) Conclude(cores int) {
 		if live <= cores/2 {
 			status = Unavailable
 		}
-		o.Problems = append(o.Problems, Problem{"", "nodes", status, fmt.Sprintf("%d of the %d nodes that keep the journal report", live, cores), advice("nodes")})
+		o.Problems = append(o.Problems, Problem{"", "nodes", status, fmt.Sprintf("%d of the %d nodes that keep the journal report", live, cores), advice("nodes", stored)})
 	}
 	if len(o.Unowned) > 0 {
-		o.Problems = append(o.Problems, Problem{"", "shards", Degraded, fmt.Sprintf("%d of %d shards have no owner", len(o.Unowned), o.Shards), advice("shards")})
+		o.Problems = append(o.Problems, Problem{"", "shards", Degraded, fmt.Sprintf("%d of %d shards have no owner", len(o.Unowned), o.Shards), advice("shards", stored)})
 	}
 	slices.SortFunc(o.Problems, func(a, b Problem) int {
 		if a.Status != b.Status {
@@ -92,10 +93,14 @@ func (o *Overview) Conclude(cores int) {
 	}
 }
 
-// advice says what to do about a check that fails.
-func advice(check string) string {
+// advice says what to do about a check that fails. Stored says that the store answers some node.
+func advice(check string, stored bool) string {
 	switch check {
 	case "store":
+		if stored {
+			return "The database answers other nodes: look at the network, the name and the credentials by which this node reaches it. " +
+				"After some seconds they serve its shards; when it is back it takes its share again by itself."
+		}
 		return "Bring the database back. Until then messages are accepted into the journal; nothing needs to be done after it."
 	case "journal":
 		return "Look into the node's log; after an error of the disk replace it and start the node again."

@@ -111,6 +111,34 @@ func TestFiguresAreOfMetrics(t *testing.T) {
 	}
 }
 
+// What is to be done about a store that does not answer depends on whether it answers others.
+func TestAdviceAboutTheStore(t *testing.T) {
+	node := func(name string, store health.Status) health.Node {
+		return health.Node{Name: name, Told: health.Told{Status: store, Checks: map[string]health.Result{"store": {Status: store, Detail: "why"}}}}
+	}
+	for name, tc := range map[string]struct {
+		nodes []health.Node
+		want  string // in each piece of advice
+	}{
+		"one of two": {[]health.Node{node("a", health.Degraded), node("b", health.OK)}, "answers other nodes"},
+		"both":       {[]health.Node{node("a", health.Degraded), node("b", health.Degraded)}, "Bring the database back"},
+		"alone":      {[]health.Node{node("", health.Degraded)}, "Bring the database back"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := health.Overview{Nodes: tc.nodes}
+			o.Conclude(0)
+			if len(o.Problems) == 0 {
+				t.Error("no problem")
+			}
+			for _, p := range o.Problems {
+				if !strings.Contains(p.Advice, tc.want) {
+					t.Errorf("of %q: %s", p.Node, p.Advice)
+				}
+			}
+		})
+	}
+}
+
 func TestConclude(t *testing.T) {
 	node := func(name string, core bool, status health.Status, checks ...string) health.Node {
 		n := health.Node{Name: name, Core: core, Told: health.Told{Status: status, Checks: map[string]health.Result{"clock": {Status: health.OK}}}}

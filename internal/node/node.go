@@ -252,11 +252,24 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		}
 	}
 	for told := ""; ; {
-		if n.journal, err = jetstream.Open(ctx, jetstream.Options{
+		var unknown error // why the store does not say its positions
+		n.journal, err = jetstream.Open(ctx, jetstream.Options{
 			Server: n.connect, Shards: cfg.Shards, Logger: n.log, Replicas: cfg.replicas(),
 			MaxBytes: int64(cfg.JournalSize), DiskReserve: uint64(cfg.DiskReserve),
-			Positions: n.positions,
-		}); err == nil {
+			Positions: func(ctx context.Context) (at map[journal.Partition]uint64, err error) {
+				at, err = n.positions(ctx)
+				unknown = err
+				return at, err
+			},
+		})
+		if unknown != nil && !errors.Is(unknown, breaker.ErrAbsent) {
+			// The journal may be older than the store, and only of a store that comes later is that found out later.
+			if err == nil {
+				err, n.journal = n.journal.Close(), nil
+			}
+			return fmt.Errorf("journal: the store does not say its positions: %w", errors.Join(unknown, err))
+		}
+		if err == nil {
 			break
 		}
 		// Without a store a new journal cannot be made, and the caller holds up the store's opening.
@@ -292,13 +305,26 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 	return err
 }
 
-// positions tells the journal how far the store is, so that its sequences never fall behind.
+// positions tells the journal how far the store is, so that its sequences never fall behind. A store that is open and does
+// not answer is waited for. Errors: breaker.ErrAbsent, ctx's, and those that do not pass by themselves.
 func (n *Node) positions(ctx context.Context) (map[journal.Partition]uint64, error) {
-	shards, err := n.store.Positions(ctx)
-	if err != nil {
-		return nil, err
+	for told := false; ; told = true {
+		shards, err := n.store.Positions(ctx)
+		switch {
+		case err == nil:
+			return positions(shards), nil
+		case ctx.Err() != nil, errors.Is(err, breaker.ErrAbsent), !errors.Is(err, breaker.ErrOpen) && !mayPass(err):
+			return nil, err
+		}
+		if !told {
+			n.log.Warn("the store was opened and does not answer any more: the start waits for it", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), err)
+		case <-time.After(journalRetry):
+		}
 	}
-	return positions(shards), nil
 }
 
 // positions returns the store's positions as the journal knows them.
@@ -315,17 +341,7 @@ func positions(shards map[uint16][esh3ar.Tiers]uint64) map[journal.Partition]uin
 // addChecks says what /readyz looks at.
 func (n *Node) addChecks() {
 	n.health.TellLoad(n.load)
-	n.health.Add("store", func(ctx context.Context) error {
-		// Accepting goes on without the store, if anybody is known.
-		err := n.store.Ping(ctx)
-		if errors.Is(err, breaker.ErrAbsent) {
-			err = esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable", "the message store has not answered since the start").Because(err)
-			if !n.keys.usable() {
-				return err
-			}
-		}
-		return health.Degrade(err)
-	})
+	n.health.Add("store", n.checkStore)
 	n.health.Add("clock", func(ctx context.Context) error { return health.Degrade(n.clock.Check(ctx)) })
 	n.health.Add("memory", func(ctx context.Context) error { return health.Degrade(n.memory.check(ctx)) })
 	if n.peers != nil {

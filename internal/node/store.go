@@ -6,8 +6,11 @@ import (
 	"net/url"
 	"path/filepath"
 
+	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/health"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/store"
+	"github.com/esh3artech/esh3ar/internal/store/breaker"
 	"github.com/esh3artech/esh3ar/internal/store/migration"
 	"github.com/esh3artech/esh3ar/internal/store/postgres"
 	"github.com/esh3artech/esh3ar/internal/store/sqlite"
@@ -58,6 +61,36 @@ func storeMayCome(err error) bool {
 // with, does not answer, or the journal is full.
 func mayPass(err error) bool {
 	return storeMayCome(err) || errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrUnknown) || errors.Is(err, journal.ErrFull)
+}
+
+// checkStore says how the store answers this node. Accepting goes on without it, if anybody is known.
+func (n *Node) checkStore(ctx context.Context) error {
+	err := n.store.Ping(ctx)
+	away := n.peers != nil && n.peers.members.StoreAway()
+	if err == nil && !away {
+		return nil
+	}
+	absent := errors.Is(err, breaker.ErrAbsent)
+	var why string
+	switch {
+	case err == nil:
+		return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable",
+			"the database answers again; this node takes its share of the shards when it has done so for a while"))
+	case absent:
+		why = "the message store has not answered since the start"
+	case n.cfg.sqlitePath() != "":
+		return health.Degrade(err)
+	default:
+		why = postgres.Trouble(err)
+	}
+	if away {
+		why += "; it answers other nodes, which serve this node's shards"
+	}
+	err = esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable", "%s", why).Because(err)
+	if absent && !n.keys.usable() {
+		return err
+	}
+	return health.Degrade(err)
 }
 
 // Migrate brings the schema of the configured store up to date, which a start does by itself.
