@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/esh3artech/esh3ar"
+	"github.com/esh3artech/esh3ar/internal/apidoc"
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
 	"github.com/esh3artech/esh3ar/internal/journal"
 	"github.com/esh3artech/esh3ar/internal/journal/memory"
@@ -556,11 +558,48 @@ func TestAppendFailures(t *testing.T) {
 	for range 50 {
 		s.do(http.MethodPost, "/v1/messages", `{"to":"alice","content":"hi"}`)
 	}
-	if n := strings.Count(s.logged.String(), "\n"); n != 1 {
-		t.Errorf("%d log lines:\n%s", n, s.logged)
+	log := s.logged.String()
+	if strings.Count(log, "\n") != 2 || strings.Count(log, "level=WARN") != 1 || strings.Count(log, "level=ERROR") != 1 {
+		t.Errorf("want one line of each level, got:\n%s", log)
 	}
 	s.fail(nil)
 	s.accept(`{"to":"alice","content":"hi"}`)
+}
+
+// TestLevels: an error is what an operator must look at, and ordinary answers are not logged at all.
+func TestLevels(t *testing.T) {
+	rows, err := apidoc.Problems()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range ordinary {
+		if !slices.ContainsFunc(rows, func(p apidoc.Problem) bool { return p.Code == code && p.Status == http.StatusServiceUnavailable }) {
+			t.Errorf("%s is no code of a 503", code)
+		}
+	}
+	unavailable := func(code string) error { return esh3ar.Errorf(esh3ar.KindUnavailable, code, "try again") }
+	for _, c := range []struct {
+		err  error
+		want slog.Level
+	}{
+		{errors.New("a defect"), slog.LevelError},
+		{appendError(journal.ErrFull), slog.LevelError},
+		{appendError(journal.ErrUnavailable), slog.LevelWarn},
+		{appendError(journal.ErrUnknown), slog.LevelWarn},
+		{appendError(journal.ErrOverloaded), slog.LevelDebug},
+		{readError(errors.New("connection refused")), slog.LevelWarn},
+		{readError(context.DeadlineExceeded), slog.LevelWarn},
+		{readError(context.Canceled), slog.LevelDebug},
+		{unavailable("message_not_stored_yet"), slog.LevelDebug},
+		{unavailable("stopping"), slog.LevelDebug},
+		{noRoute(), slog.LevelDebug},
+		{unknownKey(), slog.LevelDebug},
+	} {
+		p := problemOf(c.err)
+		if level := levelOf(&p, c.err); level != c.want {
+			t.Errorf("%v: %v, want %v", c.err, level, c.want)
+		}
+	}
 }
 
 // panicking is a journal that panics.

@@ -261,9 +261,7 @@ func (a *API) settle(ctx context.Context, client *grant, b *batch) (lost int) {
 		if res.err != nil {
 			p := problemOf(res.err)
 			a.metrics.refused.WithLabelValues(p.code).Inc()
-			if p.status >= http.StatusInternalServerError {
-				a.logFailure(ctx, "POST /v1/messages/batch", p.code, res.err)
-			}
+			a.logFailure(ctx, "POST /v1/messages/batch", &p, res.err)
 		}
 	}
 	return lost

@@ -69,7 +69,9 @@ func (c *frontConn) serve() {
 	handed := false
 	defer func() {
 		if v := recover(); v != nil {
-			c.front.api.logFailure(context.Background(), "POST /v1/messages", "panic", fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+			err := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+			p := problemOf(err)
+			c.front.api.logFailure(context.Background(), "POST /v1/messages", &p, err)
 		}
 		if !handed {
 			c.Conn.Close()

@@ -143,7 +143,8 @@ type API struct {
 	now         func() time.Time
 	metrics     *metrics
 	log         *slog.Logger
-	logged      rate.Sometimes
+	errorLogged rate.Sometimes
+	warnLogged  rate.Sometimes
 	ids         esh3ar.IDs
 	unreported  rate.Sometimes
 	accounts    *accounts
@@ -222,7 +223,8 @@ func New(o Options) (*API, error) {
 		now:         o.Now,
 		metrics:     m,
 		log:         o.Log,
-		logged:      rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		errorLogged: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		warnLogged:  rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		unreported:  rate.Sometimes{First: 1, Interval: time.Minute},
 		accounts:    &accounts{wait: o.AdmissionWait, nodes: o.Nodes, start: time.Now(), fresh: make(chan struct{}, 1)},
 		load:        load,
@@ -284,9 +286,7 @@ func noRoute() error {
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
 	a.metrics.refused.WithLabelValues(p.code).Inc()
-	if p.status >= http.StatusInternalServerError {
-		a.logFailure(r.Context(), r.Method+" "+r.URL.Path, p.code, err)
-	}
+	a.logFailure(r.Context(), r.Method+" "+r.URL.Path, &p, err)
 	h := w.Header()
 	h["Content-Type"] = []string{"application/problem+json"}
 	switch p.status {
@@ -306,11 +306,18 @@ func (a *API) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	_, _ = w.Write(append(appendProblem(nil, &p), '\n'))
 }
 
-// logFailure logs a failure that is not the caller's, unless one was logged a moment ago: a store that
-// is down fails thousands of requests, which the metrics count.
-func (a *API) logFailure(ctx context.Context, request, code string, err error) {
-	a.logged.Do(func() {
-		a.log.LogAttrs(ctx, slog.LevelError, "request failed (others may have, too)",
-			slog.String("request", request), slog.String("code", code), slog.Any("error", err))
-	})
+// logFailure logs a failure that is not the caller's and no ordinary answer (see levelOf), unless one was logged a moment ago:
+// a store that is down fails thousands of requests, which the metrics count.
+func (a *API) logFailure(ctx context.Context, request string, p *problem, err error) {
+	level := levelOf(p, err)
+	log := func() {
+		a.log.LogAttrs(ctx, level, "request failed (others may have, too)",
+			slog.String("request", request), slog.String("code", p.code), slog.Any("error", err))
+	}
+	switch level {
+	case slog.LevelError:
+		a.errorLogged.Do(log)
+	case slog.LevelWarn:
+		a.warnLogged.Do(log)
+	}
 }

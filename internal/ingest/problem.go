@@ -3,8 +3,10 @@ package ingest
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -148,6 +150,30 @@ func asError(err error) *esh3ar.Error {
 		return esh3ar.Errorf(esh3ar.KindUnavailable, "timeout", "the answer took too long; try again").After(time.Second).Because(err)
 	}
 	return esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong here; the failure is in the server's log").Because(err)
+}
+
+// levelOf returns at which level a request is logged that ended with an error, of which p is told to the caller.
+//
+// ERROR is what an operator must look at, because it does not pass by itself: a defect of ours, a disk that is full. WARN is a
+// part that does not answer at the moment; if that lasts, readiness says so, too. All else is an answer to the caller, who made a
+// mistake, gave up, or is to come back in a moment: DEBUG, which is not logged, because the metrics count it.
+func levelOf(p *problem, err error) slog.Level {
+	switch {
+	case p.status == http.StatusInternalServerError, p.status == http.StatusInsufficientStorage:
+		return slog.LevelError
+	case p.status < http.StatusInternalServerError, slices.Contains(ordinary, p.code), errors.Is(err, context.Canceled):
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+// ordinary are the codes of refusals that a system in order gives.
+var ordinary = []string{
+	"overloaded",             // there is a limit to everything
+	"message_not_stored_yet", // it was accepted a moment ago
+	"busy",                   // others change it at the same time
+	"shard_moving",           // nodes come and go
+	"stopping",               // and end
 }
 
 // Problem returns how an error is told over HTTP: its status and its problem document (RFC 9457), which
