@@ -69,6 +69,13 @@ func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
 	if !c.Quiet {
 		log = std.err
 	}
+	var felt []chaos.Felt
+	runs := 0
+	defer func() {
+		if runs > 1 && !c.JSON {
+			fmt.Fprintf(std.out, "all %d runs\n%s", runs, chaos.FeltTable(felt))
+		}
+	}()
 	began := time.Now()
 	for n := 0; c.For > 0 && time.Since(began) < c.For || c.For == 0 && n < c.Runs; n++ {
 		o, end, err := c.options(n)
@@ -80,6 +87,8 @@ func (c *chaosCmd) Run(ctx context.Context, std stdio) error {
 		if err := errors.Join(err, end()); err != nil {
 			return fmt.Errorf("the run with seed %d: %w", o.Seed, err)
 		}
+		runs++
+		felt = append(felt, report.Felt...)
 		if c.JSON {
 			err = json.NewEncoder(std.out).Encode(report)
 		} else {

@@ -74,6 +74,9 @@ type Database interface {
 	// Freeze lets it answer nothing and keep its connections, until Thaw.
 	Freeze() error
 	Thaw() error
+	// Backup copies it while it runs, and Restore sets it back to the copy while it is stopped.
+	Backup() error
+	Restore() error
 }
 
 // DefaultOptions returns options for a run of half a minute over SQLite.

@@ -227,7 +227,10 @@ type storeSetBack struct {
 	copies string
 }
 
-func newStoreSetBack(l *lab, _ *rand.Rand) Fault {
+func newStoreSetBack(l *lab, dice *rand.Rand) Fault {
+	if l.opts.Database != nil {
+		return databaseSetBack{"store-set-back", l, dice.IntN(2) == 0}
+	}
 	return storeSetBack{"store-set-back", l.machines[0], filepath.Join(l.dir, "copy")}
 }
 
@@ -250,6 +253,35 @@ func (f storeSetBack) Heal(context.Context) error {
 		}
 		return copyFiles(f.data, f.copies, storeFiles)
 	})
+}
+
+// databaseSetBack copies PostgreSQL and, a while later, puts the copy in its place: in order, while no server runs, or
+// under the servers, as a standby does that takes over without the last commits of its primary.
+type databaseSetBack struct {
+	named
+	*lab
+	inOrder bool
+}
+
+func (f databaseSetBack) Inject(context.Context) error { return f.opts.Database.Backup() }
+
+func (f databaseSetBack) Heal(context.Context) error {
+	back := func() error {
+		db := f.opts.Database
+		return errors.Join(db.Stop(), db.Restore(), db.Resume())
+	}
+	if !f.inOrder {
+		f.say("         under the servers")
+		return back()
+	}
+	f.say("         while all servers are down")
+	if err := each(f.machines, (*machine).kill); err != nil {
+		return err
+	}
+	if err := back(); err != nil {
+		return err
+	}
+	return each(f.machines, func(m *machine) error { return m.server.launch() })
 }
 
 // copyFiles copies the files that there are, durably; what the target has of the others goes.

@@ -99,7 +99,7 @@ func (m *machine) say(format string, args ...any) {
 // ended is told of every end of the server that nobody asked for. A server that cannot start without
 // its store or its disk may say so and is started again; anything else is a crash.
 func (m *machine) ended(err error) {
-	if m.healing("store-down", "store-hang", "disk-full", "fsync-error") {
+	if m.healing("store-down", "store-hang", "store-set-back", "disk-full", "fsync-error") {
 		m.mu.Lock()
 		m.exits++
 		m.mu.Unlock()
@@ -116,7 +116,7 @@ func (m *machine) stop() {
 	switch {
 	case late != nil:
 		m.book.fault("a graceful stop of %s: %v", m.name, late)
-	case exit != nil && v != nil && v.served() && !m.healing("store-down", "store-hang", "disk-full", "fsync-error"):
+	case exit != nil && v != nil && v.served() && !m.healing("store-down", "store-hang", "store-set-back", "disk-full", "fsync-error"):
 		m.book.fault("a graceful stop of %s ended with %v", m.name, exit)
 	}
 }

@@ -154,8 +154,6 @@ func (o *Options) faults() []string {
 	for _, name := range Faults() {
 		can := true
 		switch name {
-		case "store-set-back":
-			can = o.Database == nil
 		case "store-down", "store-hang":
 			can = o.Database != nil
 		case "kill-leader", "kill-most", "long-pause", "lose-disk", "partition", "partition-all", "partition-pair", "power-cut-all", "rolling-restart":
