@@ -17,9 +17,10 @@ type Deployment interface {
 	FixShards(ctx context.Context, shards int) (int, error)
 
 	// Identify returns the deployment's identifier: that of the first call over the store's whole life, whoever made it, or
-	// the last that Adopt has set. The journal has it too, so that a node finds out when the two are not of one deployment. A store
-	// that has none has not been used with any journal. Calls may race; one of them is the first. Errors are transient.
-	Identify(ctx context.Context, id string) (string, error)
+	// the last that Adopt has set. The journal has it too, so that a node finds out when the two are not of one deployment. Known
+	// says that a journal has this one: a store in which no shard was ever claimed takes it over any other, for it was not used
+	// with a journal yet. Calls may race; one of them is the first. Errors are transient.
+	Identify(ctx context.Context, id string, known bool) (string, error)
 
 	// Adopt makes the store that of another deployment, whose journal it goes on with. What it knew of the former one's
 	// journal, the shards' positions and who owns them, means nothing any more and is forgotten: everything in the new journal is read,

@@ -96,6 +96,12 @@ type Options struct {
 	// none and fails. See Behind for what is left to be asked then.
 	Positions func(context.Context) (map[journal.Partition]uint64, error)
 
+	// Identify returns the identifier of the store's deployment, given that of the streams, which an unused store takes; "" if
+	// they have none. It is asked before anything is changed. Streams without an identifier get it, and Open fails with a
+	// *ForeignError if they have another. "" means that it cannot be told now: existing streams are taken as they are, and
+	// Mark is to be called as soon as it can. Nil means that nobody wants to know.
+	Identify func(ctx context.Context, streams string) (store string, err error)
+
 	// ReadAheadEntries and ReadAheadBytes bound what a reader fetches before
 	// Next asks for it. Default 256 and 4 MiB.
 	ReadAheadEntries, ReadAheadBytes int
@@ -108,8 +114,10 @@ type Log struct {
 	js      jetstream.JetStream
 	streams []jetstream.Stream // by shard
 	first   []uint64           // the last sequence of each when it was opened
-	publish *publisher
-	guard   *guard // nil if the server is no Host
+
+	deployment string // of the streams, as far as is known
+	publish    *publisher
+	guard      *guard // nil if the server is no Host
 
 	ctx     context.Context // ends with the log; readers and the guard follow it
 	end     context.CancelFunc
@@ -122,7 +130,7 @@ var _ journal.AsyncLog = (*Log)(nil)
 // Several nodes may open the same streams at once. The log does not close the
 // server.
 //
-// Errors: ErrSettings, what the server's Connect returns, journal.ErrUnavailable,
+// Errors: ErrSettings, a *ForeignError, what Identify returns, what the server's Connect returns, journal.ErrUnavailable,
 // which may pass by waiting, and others.
 func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Server == nil || o.Logger == nil {
@@ -192,7 +200,16 @@ func (l *Log) open(ctx context.Context) (err error) {
 			return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
 		}
 	}
-	if l.streams, err = l.openStreams(ctx); err != nil {
+	if err := l.identify(ctx); err != nil {
+		return err
+	}
+	if l.streams, err = l.openStreams(ctx); isForeign(err) {
+		// Servers that had just started may not have told of the streams, and then an unused store has taken another identifier.
+		if err = l.identify(ctx); err == nil {
+			l.streams, err = l.openStreams(ctx)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if hosted {

@@ -64,7 +64,7 @@ func (l *Log) openStreams(ctx context.Context) ([]jetstream.Stream, error) {
 	l.first = make([]uint64, l.opts.Shards)
 	for shard := range streams {
 		s, err := l.awaitStream(ctx, shard, positions, unknown)
-		if errors.Is(err, ErrSettings) {
+		if errors.Is(err, ErrSettings) || isForeign(err) {
 			return nil, fmt.Errorf("jetstream: stream %s: %w", streamName(shard), err)
 		}
 		if err != nil {
@@ -183,6 +183,9 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 		return nil, err
 	}
 	have := s.CachedInfo().Config
+	if err := l.own(have.Metadata); err != nil {
+		return nil, err
+	}
 	if shards := have.Metadata[shardsKey]; shards != strconv.Itoa(l.opts.Shards) {
 		return nil, fmt.Errorf("%w: it is one of %s shards, not of %d: their number cannot be changed", ErrSettings, shards, l.opts.Shards)
 	}
@@ -190,8 +193,11 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 	if have.Replicas > l.opts.Replicas {
 		return nil, fmt.Errorf("%w: it is kept by %d servers, not %d, and a node does not lower their number", ErrSettings, have.Replicas, l.opts.Replicas)
 	}
-	if have.MaxBytes != l.opts.MaxBytes || have.Replicas != l.opts.Replicas {
-		want := l.streamConfig(shard, have.FirstSeq)
+	want := l.streamConfig(shard, have.FirstSeq)
+	if id := have.Metadata[deploymentKey]; id != "" {
+		want.Metadata[deploymentKey] = id // also if nobody said whose the store is
+	}
+	if have.MaxBytes != want.MaxBytes || have.Replicas != want.Replicas || have.Metadata[deploymentKey] != want.Metadata[deploymentKey] {
 		if s, err = l.js.UpdateStream(ctx, want); err != nil {
 			return nil, err
 		}
@@ -255,7 +261,7 @@ func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {
 		Duplicates: duplicateWindow,
 		Replicas:   l.opts.Replicas,
 		FirstSeq:   firstSeq,
-		Metadata:   map[string]string{shardsKey: strconv.Itoa(l.opts.Shards)},
+		Metadata:   l.metadata(),
 	}
 }
 

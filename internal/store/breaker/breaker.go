@@ -194,8 +194,8 @@ func (b *Store) FixShards(ctx context.Context, shards int) (int, error) {
 }
 
 // Identify implements store.Deployment.
-func (b *Store) Identify(ctx context.Context, id string) (string, error) {
-	return call(ctx, b, b.write, func(ctx context.Context) (string, error) { return b.Store.Identify(ctx, id) })
+func (b *Store) Identify(ctx context.Context, id string, known bool) (string, error) {
+	return call(ctx, b, b.write, func(ctx context.Context) (string, error) { return b.Store.Identify(ctx, id, known) })
 }
 
 // Adopt implements store.Deployment.

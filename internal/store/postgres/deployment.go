@@ -15,10 +15,11 @@ func (s *Store) FixShards(ctx context.Context, shards int) (fixed int, err error
 }
 
 // Identify implements store.Deployment.
-func (s *Store) Identify(ctx context.Context, id string) (fixed string, err error) {
+func (s *Store) Identify(ctx context.Context, id string, known bool) (fixed string, err error) {
 	err = s.pool.QueryRow(ctx, `INSERT INTO identity (one, id) VALUES (1, $1)
-		ON CONFLICT (one) DO UPDATE SET id = identity.id
-		RETURNING id`, id).Scan(&fixed)
+		ON CONFLICT (one) DO UPDATE SET
+			id = CASE WHEN $2 AND NOT EXISTS (SELECT 1 FROM shard) THEN excluded.id ELSE identity.id END
+		RETURNING id`, id, known).Scan(&fixed)
 	return fixed, s.classify(err)
 }
 

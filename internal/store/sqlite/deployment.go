@@ -17,9 +17,9 @@ func (s *Store) FixShards(ctx context.Context, shards int) (fixed int, err error
 }
 
 // Identify implements store.Deployment.
-func (s *Store) Identify(ctx context.Context, id string) (fixed string, err error) {
+func (s *Store) Identify(ctx context.Context, id string, known bool) (fixed string, err error) {
 	err = s.writer.do(ctx, 1, func(w *writer) error {
-		row, err := w.stmts.identify.row(id)
+		row, err := w.stmts.identify.row(id, known)
 		if err != nil {
 			return classify(err)
 		}

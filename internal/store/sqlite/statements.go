@@ -92,8 +92,9 @@ func (s *statements) prepare(c *conn) (err error) {
 		{&s.audit, `INSERT INTO audit (at, actor, address, action, client, object, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`},
 		{&s.shards, `INSERT INTO deployment (id, shards) VALUES (1, ?)
 			ON CONFLICT (id) DO UPDATE SET shards = deployment.shards RETURNING shards`},
-		{&s.identify, `INSERT INTO identity (one, id) VALUES (1, ?)
-			ON CONFLICT (one) DO UPDATE SET id = identity.id RETURNING id`},
+		{&s.identify, `INSERT INTO identity (one, id) VALUES (1, ?1)
+			ON CONFLICT (one) DO UPDATE SET
+			id = CASE WHEN ?2 AND NOT EXISTS (SELECT 1 FROM shard) THEN excluded.id ELSE identity.id END RETURNING id`},
 		{&s.adopt, `INSERT INTO identity (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id`},
 		{&s.disown, `UPDATE shard SET epoch = epoch + 1, commits = 0, position_gold = 0, position_silver = 0, position_bronze = 0`},
 		{&s.usage, `INSERT INTO usage (day, client, count) VALUES (?, ?, ?)

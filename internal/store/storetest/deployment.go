@@ -48,7 +48,7 @@ func testIdentify(w *world) {
 		w.is("a new identifier", store.CheckIdentifier(asked[i]), nil)
 		group.Go(func() {
 			var err error
-			if got[i], err = w.s.Identify(w.Context(), asked[i]); err != nil {
+			if got[i], err = w.s.Identify(w.Context(), asked[i], false); err != nil {
 				w.Error(err)
 			}
 		})
@@ -57,16 +57,26 @@ func testIdentify(w *world) {
 	if !slices.Contains(asked, got[0]) {
 		w.Errorf("identifier %q, which nobody asked for", got[0])
 	}
-	for i, id := range append(got, w.identify("another")) {
+	for i, id := range append(got, w.identify("another", false)) {
 		if id != got[0] {
 			w.Errorf("call %d: %s, the first was told %s", i, id, got[0])
 		}
+	}
+
+	// A journal's is taken while the store was not used with another.
+	journals := store.NewIdentifier()
+	if id := w.identify(journals, true); id != journals {
+		w.Errorf("an unused store says %s to a journal of %s", id, journals)
+	}
+	w.claim(3)
+	if id := w.identify(got[0], true); id != journals {
+		w.Errorf("a store of %s that is in use says %s to a journal of %s", journals, id, got[0])
 	}
 }
 
 // testAdopt makes a store that is in use that of another deployment. It has its messages, and knows nothing of the journal.
 func testAdopt(w *world) {
-	own, other := w.identify(store.NewIdentifier()), store.NewIdentifier()
+	own, other := w.identify(store.NewIdentifier(), false), store.NewIdentifier()
 	epoch := w.claim(1).Epoch
 	c := w.change(w.message(1, "c", "r"), life(w.now, esh3ar.StatusQueued))
 	b := &store.Batch{Shard: 1, Epoch: epoch, Number: 1, At: w.now, Positions: [esh3ar.Tiers]uint64{10, 20, 30}, Changes: []store.Change{c}}
@@ -74,7 +84,7 @@ func testAdopt(w *world) {
 	for range 2 { // to repeat it is harmless
 		w.is("adopt", w.s.Adopt(w.Context(), other), nil)
 	}
-	if got := w.identify(own); got != other {
+	if got := w.identify(own, false); got != other {
 		w.Errorf("identifier %s, want %s", got, other)
 	}
 	b.Number = 2
@@ -87,9 +97,9 @@ func testAdopt(w *world) {
 	w.same("the message", w.rows(1, c.Message.ID)[c.Message.ID], row(&c))
 }
 
-func (w *world) identify(id string) string {
+func (w *world) identify(id string, known bool) string {
 	w.Helper()
-	got, err := w.s.Identify(w.Context(), id)
+	got, err := w.s.Identify(w.Context(), id, known)
 	w.is("identify", err, nil)
 	return got
 }

@@ -68,7 +68,7 @@ func RunMigrateClients(t *testing.T, dialect goose.Dialect, db *sql.DB, blob fun
 	s := open()
 	// It was used, with a journal, and so it is somebody's.
 	candidate := store.NewIdentifier()
-	id, err := s.Identify(t.Context(), candidate)
+	id, err := s.Identify(t.Context(), candidate, true)
 	if err != nil || id == candidate || store.CheckIdentifier(id) != nil {
 		t.Errorf("a used store that was asked whether it is %s: %q, error %v", candidate, id, err)
 	}
