@@ -31,7 +31,8 @@ type judgement struct {
 
 	d        Decision
 	measures map[Signal]measure
-	current  float64   // highest load, not smoothed
+	last     Signal    // what was loaded most at the last reading, not smoothed
+	current  float64   // and how much
 	low      time.Time // since when the load was low, as of the last decision
 }
 
@@ -132,7 +133,7 @@ func (j *judgement) measure() {
 	away := j.storeAway()
 	except := func(s Signal) bool { return away && s.ofStore() }
 	j.d.Signal, j.d.Utilisation = most(j.s.Load, except)
-	_, j.current = most(reading, except)
+	j.last, j.current = most(reading, except)
 }
 
 // storeAway says whether some node does not reach the store. More nodes would not bring it back.
@@ -140,9 +141,17 @@ func (j *judgement) storeAway() bool {
 	return slices.ContainsFunc(j.serving, func(n Node) bool { return n.Figures.StoreAway })
 }
 
-// load says what is loaded most.
+// load says what is loaded most on average, which is what decisions go by.
 func (j *judgement) load() string {
-	return j.d.Signal.describe(j.measures[j.d.Signal], j.d.Utilisation)
+	return j.d.Signal.describe(j.d.Utilisation, j.measures[j.d.Signal].capacity, "on average")
+}
+
+// peak says, after load, what the last reading of a signal was, if it is higher than the average and so decides, too.
+func (j *judgement) peak(s Signal, utilisation float64) string {
+	if utilisation <= j.d.Utilisation || percent(utilisation) == percent(j.d.Utilisation) {
+		return ""
+	}
+	return ", and " + s.describe(utilisation, j.measures[s].capacity, "now")
 }
 
 // up decides at a high load. Total is the elastic nodes that are there or to come.
@@ -150,11 +159,13 @@ func (j *judgement) up(total int) (Decision, State) {
 	serving := float64(len(j.serving))
 	have := len(j.serving) + j.coming
 	// Whether it is time is the average's to say. How much is needed the last reading says sooner, if it is higher.
-	load := max(j.d.Utilisation, j.measures[j.d.Signal].utilisation())
+	current := j.measures[j.d.Signal].utilisation()
+	load := max(j.d.Utilisation, current)
+	peak := j.peak(j.d.Signal, current)
 	expected := load * serving / float64(have)
 	switch {
 	case expected < j.High:
-		return j.hold("%s; %s to come and will bring it to %s", j.load(), nodesAre(j.coming), percent(expected))
+		return j.hold("%s%s; %s to come and will bring it to %s", j.load(), peak, nodesAre(j.coming), percent(expected))
 	case total >= j.Max:
 		return j.hold("%s, but there are %d elastic nodes, and no more than %d may be", j.load(), total, j.Max)
 	case j.now.Sub(j.s.Added) < j.UpCooldown:
@@ -165,7 +176,7 @@ func (j *judgement) up(total int) (Decision, State) {
 	// At most the number that there is, because figures beyond the capacity say little about how far beyond.
 	n := max(min(need, have, j.Max-total), 1)
 	after := load * serving / float64(have+n)
-	return j.add(n, "%s, which is %s or more: %s more bring it to %s", j.load(), percent(j.High), nodes(n), percent(after))
+	return j.add(n, "%s, which is %s or more%s: %s it to %s", j.load(), percent(j.High), peak, nodesBring(n), percent(after))
 }
 
 // down decides at a load that is not high.
@@ -176,6 +187,7 @@ func (j *judgement) down() (Decision, State) {
 	if rest > 0 {
 		after = max(j.d.Utilisation, j.current) * float64(rest+1) / float64(rest)
 	}
+	peak := j.peak(j.last, j.current)
 	switch {
 	case j.elastic <= j.Min && j.coming == 0:
 		return j.hold("%s", j.load())
@@ -188,7 +200,7 @@ func (j *judgement) down() (Decision, State) {
 	case rest == 0:
 		return j.hold("%s; the last node is not removed", j.load())
 	case !tooMany && after > j.Low:
-		return j.hold("%s", j.load())
+		return j.hold("%s%s; one node less would bring it to %s", j.load(), peak, percent(after))
 	}
 	j.s.LowSince = j.low
 	if j.low.IsZero() {
@@ -217,7 +229,7 @@ func (j *judgement) down() (Decision, State) {
 	if tooMany {
 		return j.remove(node, "there are %d elastic nodes, and no more than %d may be", j.elastic, j.Max)
 	}
-	return j.remove(node, "%s, low for %s: one node less brings it to %s", j.load(), seconds(low), percent(after))
+	return j.remove(node, "%s%s, low for %s: one node less brings it to %s", j.load(), peak, seconds(low), percent(after))
 }
 
 // candidates returns the nodes that may be told to go, those first that have the least to move to others.
@@ -288,11 +300,11 @@ func (s State) asOf(now time.Time, r Rules) State {
 
 func seconds(d time.Duration) time.Duration { return d.Round(time.Second) }
 
-func nodes(n int) string {
+func nodesBring(n int) string {
 	if n == 1 {
-		return "1 node"
+		return "1 node more brings"
 	}
-	return fmt.Sprint(n, " nodes")
+	return fmt.Sprint(n, " nodes more bring")
 }
 
 func nodesAre(n int) string {

@@ -224,6 +224,44 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
+// A reason names the figures that decided: the average, and the last reading where that is higher and counts, too.
+func TestReasons(t *testing.T) {
+	cpu := func(used float64) func(*Figures) { return func(f *Figures) { f.CPU = used } }
+	for _, test := range []struct {
+		name    string
+		elastic int
+		before  func(*Figures) // for a long time
+		now     func(*Figures)
+		steps   int
+		want    string
+	}{
+		{"as ever", 0, cpu(1), cpu(1), 1, "3.00 of 6 processors are used on average, 50 %"},
+		{"a peak that does not count", 0, cpu(1), cpu(2), 1, "3.54 of 6 processors are used on average, 59 %"},
+		{"high, and more than the average now", 0, cpu(1.5), cpu(2), 2, "4.99 of 6 processors are used on average, 83 %, which is 80 % or more" +
+			", and 6.00 of 6 processors are used now, 100 %: 2 nodes more bring it to 60 %"},
+		{"less now than on average", 0, cpu(1.5), cpu(1), 1, "4.23 of 6 processors are used on average, 70 %"},
+		{"one less would be too few", 1, cpu(0.8), cpu(0.8), 1, "3.20 of 8 processors are used on average, 40 %; one node less would bring it to 53 %"},
+		{"one less would be too few now", 1, cpu(0.4), cpu(1), 1, "2.04 of 8 processors are used on average, 25 %" +
+			", and 4.00 of 8 processors are used now, 50 %; one node less would bring it to 67 %"},
+		{"another load is high now", 1, cpu(0.4), func(f *Figures) { f.Connections = 500 }, 1, "1.60 of 8 processors are used on average, 20 %" +
+			", and 2000 of 4000 connections are open now, 50 %; one node less would bring it to 67 %"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, 3, test.elastic)
+			w.all(test.before)
+			w.during(2 * time.Minute)
+			w.all(test.now)
+			var d Decision
+			for range test.steps {
+				d = w.step(2 * time.Second)
+			}
+			if d.Reason != test.want {
+				t.Errorf("%s: the reason is %q, want %q", d.Kind, d.Reason, test.want)
+			}
+		})
+	}
+}
+
 // A node that is to come counts until it has come, or has not for too long.
 func TestStartingNodesCount(t *testing.T) {
 	w := newWorld(t, 3, 0)

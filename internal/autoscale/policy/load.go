@@ -116,23 +116,24 @@ func (r Rules) smooth(s State, reading map[Signal]float64, now time.Time) State 
 	return s
 }
 
-// describe says how much of a load there is, in its own unit.
-func (s Signal) describe(m measure, utilisation float64) string {
+// describe says how much of a load there is, in its own unit and as a share of the capacity; when says of which time that is.
+func (s Signal) describe(utilisation, capacity float64, when string) string {
+	used, share := utilisation*capacity, percent(utilisation)
 	switch s {
 	case Lag:
-		return fmt.Sprintf("the journal is read %.1f s behind, %s of what may be", m.used, percent(utilisation))
+		return fmt.Sprintf("the journal is read %.1f s behind %s, %s of what may be", used, when, share)
 	case Queue:
-		return fmt.Sprintf("%.0f recipients wait for a turn, %s of what may", m.used, percent(utilisation))
+		return fmt.Sprintf("%.0f recipients wait for a turn %s, %s of what may", used, when, share)
 	case Latency:
-		return fmt.Sprintf("accepting takes %s of the time it should take at most", percent(utilisation))
+		return fmt.Sprintf("accepting takes %s of the time %s that it should take at most", share, when)
 	case Accepting:
-		return fmt.Sprintf("messages on their way to the journal are %s of what may be", percent(utilisation))
+		return fmt.Sprintf("messages on their way to the journal are %s %s of what may be", share, when)
 	case CPU:
-		return fmt.Sprintf("%.2f of %.4g processors are used, %s on average", m.used, m.capacity, percent(utilisation))
+		return fmt.Sprintf("%.2f of %.4g processors are used %s, %s", used, capacity, when, share)
 	case Connections:
-		return fmt.Sprintf("%.0f of %.0f connections are open, %s on average", m.used, m.capacity, percent(utilisation))
+		return fmt.Sprintf("%.0f of %.0f connections are open %s, %s", used, capacity, when, share)
 	}
-	return percent(utilisation)
+	return share + " " + when
 }
 
 func percent(u float64) string { return fmt.Sprintf("%.0f %%", 100*u) }
