@@ -3,6 +3,7 @@ package hub
 import (
 	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"time"
 
@@ -37,39 +38,69 @@ func (h *Hub) Move(n int, why Reason) int {
 	if n <= 0 {
 		return 0
 	}
-	type candidate struct {
-		device *Device
-		busy   bool
-		age    time.Duration
-	}
-	var all []candidate
-	for c := range h.Connections() {
-		d, ok := c.Value().(*Device)
-		if !ok || d.moved.Load() || why.returns() && !c.Negotiated() {
-			continue // on its way in, or on its way out, or it would be back
-		}
-		all = append(all, candidate{d, d.unanswered.Load() > 0, c.Age()})
-	}
-	slices.SortFunc(all, func(a, b candidate) int {
-		if a.busy != b.busy {
-			if a.busy {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(b.age, a.age)
-	})
 	told := 0
-	for _, c := range all {
-		if told == n {
-			break
-		}
+	for _, c := range firstToGo(h.candidates(why), n) {
 		if c.device.move() {
 			told++
 		}
 	}
 	h.shed.WithLabelValues(string(why)).Add(float64(told))
 	return told
+}
+
+// candidate is a device that may be told to reconnect.
+type candidate struct {
+	device *Device
+	busy   bool // something is in flight to it
+	age    time.Duration
+}
+
+// compare orders candidates by who is rather to go: those with nothing in flight, then those that have been there longest.
+func compare(a, b candidate) int {
+	switch {
+	case a.busy == b.busy:
+		return cmp.Compare(b.age, a.age)
+	case a.busy:
+		return 1
+	}
+	return -1
+}
+
+// candidates are the devices that may be told to reconnect for that reason, in no order.
+func (h *Hub) candidates(why Reason) iter.Seq[candidate] {
+	return func(yield func(candidate) bool) {
+		for c := range h.Connections() {
+			d, ok := c.Value().(*Device)
+			if !ok || d.moved.Load() || why.returns() && !c.Negotiated() {
+				continue // on its way in, or on its way out, or it would be back
+			}
+			if !yield(candidate{d, d.unanswered.Load() > 0, c.Age()}) {
+				return
+			}
+		}
+	}
+}
+
+// firstToGo returns the n first of all by compare, in order. It does not sort all, because n is a few of very many, many times a
+// second.
+func firstToGo(all iter.Seq[candidate], n int) []candidate {
+	var first []candidate
+	chosen := false // first begins with the n first of those that came so far
+	choose := func() {
+		slices.SortFunc(first, compare)
+		first = first[:min(n, len(first))]
+		chosen = len(first) == n
+	}
+	for c := range all {
+		if chosen && compare(c, first[n-1]) >= 0 {
+			continue
+		}
+		if first = append(first, c); len(first) >= 2*n {
+			choose()
+		}
+	}
+	choose()
+	return first
 }
 
 // move tells the device to reconnect, once.
