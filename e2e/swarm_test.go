@@ -142,10 +142,14 @@ func (w *swarm) serve(servers ...*server) {
 	}
 }
 
-// write has messages sent to all devices in turn, until finish.
+// write has messages sent to all devices in turn, until finish or the end of the test.
 func (w *swarm) write() {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	w.cancel = cancel
+	w.t.Cleanup(func() {
+		cancel()
+		w.senders.Wait()
+	})
 	w.senders.Go(func() {
 		pace := time.NewTicker(8 * time.Millisecond)
 		defer pace.Stop()
@@ -172,6 +176,9 @@ func (w *swarm) send(to, content string) {
 		a.close()
 		if err == nil {
 			w.ledger.accepted(content, r.ID)
+			return
+		}
+		if w.t.Context().Err() != nil {
 			return
 		}
 		if try == 100 {
