@@ -32,8 +32,8 @@ const (
 
 // cutOff is what a node knows that does not reach the majority of the cluster.
 type cutOff struct {
-	since   time.Time // zero while the majority is reached
-	probed  time.Time
+	since   time.Time       // zero while the majority is reached
+	probed  time.Time       // when the others were asked last
 	others  map[string]bool // that may serve
 	known   bool            // one of them says so
 	portion int             // devices told to go at a time, 0 before any
@@ -56,10 +56,8 @@ func (p *places) cutOffStep(ctx context.Context, now time.Time) {
 	if p.cut.since.IsZero() {
 		p.cut.since = now
 	}
-	if now.Sub(p.cut.probed) >= probeEvery {
-		p.probe(ctx)
+	if now.Sub(p.cut.probed) >= probeEvery && p.probes.begin(ctx, p.candidates()) {
 		p.cut.probed = now
-		p.look(now, p.cut.others)
 	}
 	waited := now.Sub(p.cut.since)
 	if p.cut.portion == 0 {
@@ -74,27 +72,70 @@ func (p *places) cutOffStep(ctx context.Context, now time.Time) {
 	p.node.hub.Move(p.cut.portion, hub.ForCutOff)
 }
 
-// probe asks the other nodes that were there last whether they reach the majority.
-func (p *places) probe(ctx context.Context) {
+// probedStep takes what the other nodes answered, unless this node is not cut off any more.
+func (p *places) probedStep(now time.Time, a probed) {
+	if p.cut.since.IsZero() {
+		return
+	}
+	p.cut.others, p.cut.known = a.others, a.known
+	p.look(now, p.cut.others)
+}
+
+// probes ask other nodes, in the background because one that hangs takes its time, and once at a time. All but the asking
+// itself is for one goroutine.
+type probes struct {
+	answered chan probed // cap 1
+	busy     bool
+	running  sync.WaitGroup
+}
+
+// probed is what the other nodes answered.
+type probed struct {
+	others map[string]bool // that may reach the majority
+	known  bool            // one of them says so
+}
+
+func newProbes() *probes { return &probes{answered: make(chan probed, 1)} }
+
+// begin asks those nodes whether they reach the majority, for at most probeTime and until ctx ends, and reports whether it
+// did: not before the answer of the last time was taken (done).
+func (q *probes) begin(ctx context.Context, nodes []cluster.Member) bool {
+	if q.busy {
+		return false
+	}
+	q.busy = true
+	q.running.Go(func() { q.answered <- probe(ctx, nodes) })
+	return true
+}
+
+// done is to be called with each answer.
+func (q *probes) done() { q.busy = false }
+
+// wait returns once nobody is asked any more.
+func (q *probes) wait() { q.running.Wait() }
+
+// probe asks other nodes.
+func probe(ctx context.Context, nodes []cluster.Member) probed {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	web := prober()
 	defer web.CloseIdleConnections() // ends connections in the making, too, that nobody waits for any more
+	all := probed{others: make(map[string]bool)}
 	var mu sync.Mutex
 	var asked sync.WaitGroup
-	p.cut.others, p.cut.known = make(map[string]bool), false
-	for _, m := range p.candidates() {
+	for _, m := range nodes {
 		asked.Go(func() {
 			says, ok := majority(ctx, web, m)
 			mu.Lock()
 			defer mu.Unlock()
 			if ok {
-				p.cut.others[m.Name] = true
-				p.cut.known = p.cut.known || says
+				all.others[m.Name] = true
+				all.known = all.known || says
 			}
 		})
 	}
 	asked.Wait()
+	return all
 }
 
 // prober returns what asks other nodes. It takes any certificate, because this node knows of no authority for those of the others: nothing

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -60,6 +61,45 @@ func TestMajority(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Other nodes that hang hold up nobody, and are not asked again before they have answered or their time is up.
+func TestProbesInTheBackground(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // it takes connections and says nothing
+	serving := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"status":"ok","checks":{"cluster":{"status":"ok"}}}`)
+	}))
+	defer serving.Close()
+	dead := httptest.NewServer(http.NotFoundHandler())
+	dead.Close()
+	nodes := []cluster.Member{{Name: "hangs", Address: "http://" + l.Addr().String()}, {Name: "serves", Address: serving.URL}, {Name: "dead", Address: dead.URL}}
+
+	q := newProbes()
+	ctx, cancel := context.WithCancel(t.Context())
+	began := time.Now()
+	if !q.begin(ctx, nodes) || q.begin(ctx, nodes) {
+		t.Fatal("they are not asked once")
+	}
+	if took := time.Since(began); took > probeTime/2 {
+		t.Errorf("to begin took %v", took)
+	}
+	a := <-q.answered
+	if want := map[string]bool{"hangs": true, "serves": true}; !maps.Equal(a.others, want) || !a.known {
+		t.Errorf("answered %+v, want that %v may serve, of which one says so", a, want)
+	}
+	if q.begin(ctx, nodes) {
+		t.Error("they are asked before their answer was taken")
+	}
+	q.done()
+	if !q.begin(ctx, nodes) {
+		t.Error("they are not asked again")
+	}
+	cancel() // ends the asking, whose answer nobody takes
+	q.wait()
 }
 
 // A node that is on its way out does not come back, whatever else happens to it.

@@ -60,11 +60,12 @@ type places struct {
 	shedding bool
 	shed     int // since shedding began
 	cut      cutOff
+	probes   *probes
 }
 
 func newPlaces(n *Node) *places {
 	return &places{
-		node: n, log: n.log, urls: make(map[string]string),
+		node: n, log: n.log, urls: make(map[string]string), probes: newProbes(),
 		cluster: placement.New(placement.Policy{Rate: float64(n.cfg.ShedRate) / 100, Quiet: shedQuiet, Patience: shedPatience}),
 	}
 }
@@ -111,10 +112,15 @@ func (p *places) admit() error {
 func (p *places) run(ctx context.Context) error {
 	tick := time.NewTicker(placeEvery)
 	defer tick.Stop()
+	defer p.probes.wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case answer := <-p.probes.answered:
+			p.probes.done()
+			p.probedStep(time.Now(), answer)
+			continue
 		case <-tick.C:
 		}
 		// Not the tick's time, which may be old.
