@@ -14,6 +14,7 @@ import (
 // migrateCmd is the schema of the message store.
 type migrateCmd struct {
 	Up     migrateUpCmd     `cmd:"" help:"Bring the schema up to date. A start of the server does it, too."`
+	Adopt  migrateAdoptCmd  `cmd:"" help:"Make the store that of another deployment, whose journal it is to go on with. Stop all nodes before."`
 	Status migrateStatusCmd `cmd:"" help:"Show the schema's steps and which of them the store has."`
 }
 
@@ -28,6 +29,23 @@ func (c *migrateUpCmd) Run(ctx context.Context, cmd *kong.Context, std stdio) er
 		return err
 	}
 	return printMigrations(ctx, c.Node, std)
+}
+
+type migrateAdoptCmd struct {
+	Deployment string `arg:"" help:"The identifier of the journal's deployment, as the refusal to start says it."`
+	serverOptions
+}
+
+// Run makes the store the other deployment's.
+func (c *migrateAdoptCmd) Run(ctx context.Context, cmd *kong.Context, std stdio) error {
+	if err := c.check(cmd); err != nil {
+		return err
+	}
+	if err := node.Adopt(ctx, c.Node, c.Deployment); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(std.out, "The store is that of deployment %s now.\n", c.Deployment)
+	return err
 }
 
 type migrateStatusCmd struct{ serverOptions }

@@ -154,6 +154,11 @@ func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
 // devClient is the client that every deployment begins with.
 const devClient = "dev"
 
+// bootstrap makes sure that the store, which is known to be this deployment's, has the development client and its key.
+func (n *Node) bootstrap(ctx context.Context, clients store.Clients) error {
+	return bootstrap(ctx, clients, n.info.DevKey, n.clock.Now())
+}
+
 // bootstrap makes sure that the development client and its key exist.
 func bootstrap(ctx context.Context, clients store.Clients, key string, now time.Time) error {
 	entry := store.AuditEntry{At: now, Actor: "bootstrap", Client: devClient}

@@ -152,7 +152,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	n.health = health.New(log)
 	registry := n.health.Registry()
 	n.store = breaker.New(nil, breaker.Options{Logger: log, Metrics: registry})
-	if err := n.awaitStore(ctx, key, plan.cache); err != nil {
+	if err := n.awaitStore(ctx, plan.cache); err != nil {
 		return n, err
 	}
 	if err := n.openJournalWith(ctx); err != nil {
@@ -261,6 +261,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 				unknown = err
 				return at, err
 			},
+			Identify: n.identify,
 		})
 		if unknown != nil && !errors.Is(unknown, breaker.ErrAbsent) {
 			// The journal may be older than the store, and only of a store that comes later is that found out later.
@@ -275,7 +276,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 		// Without a store a new journal cannot be made, and the caller holds up the store's opening.
 		if !cfg.clustered() || ctx.Err() != nil || !errors.Is(err, journal.ErrUnavailable) ||
 			errors.Is(err, cluster.ErrRefused) || errors.Is(err, breaker.ErrAbsent) {
-			return fmt.Errorf("journal: %w", err)
+			return n.cfg.explain(fmt.Errorf("journal: %w", err))
 		}
 		// The servers may not be up yet; and the nodes make the streams together, and may be electing who leads them.
 		if why := err.Error(); why != told {
@@ -305,26 +306,14 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 	return err
 }
 
-// positions tells the journal how far the store is, so that its sequences never fall behind. A store that is open and does
-// not answer is waited for. Errors: breaker.ErrAbsent, ctx's, and those that do not pass by themselves.
-func (n *Node) positions(ctx context.Context) (map[journal.Partition]uint64, error) {
-	for told := false; ; told = true {
+// positions tells the journal how far the store is, so that its sequences never fall behind. Errors: those of askOpen.
+func (n *Node) positions(ctx context.Context) (at map[journal.Partition]uint64, err error) {
+	err = n.askOpen(ctx, func(ctx context.Context) error {
 		shards, err := n.store.Positions(ctx)
-		switch {
-		case err == nil:
-			return positions(shards), nil
-		case ctx.Err() != nil, errors.Is(err, breaker.ErrAbsent), !errors.Is(err, breaker.ErrOpen) && !mayPass(err):
-			return nil, err
-		}
-		if !told {
-			n.log.Warn("the store was opened and does not answer any more: the start waits for it", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), err)
-		case <-time.After(journalRetry):
-		}
-	}
+		at = positions(shards)
+		return err
+	})
+	return at, err
 }
 
 // positions returns the store's positions as the journal knows them.

@@ -29,6 +29,12 @@ func boot(t *testing.T, dir string) (info node.Info, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, n)
+}
+
+// serve runs a server until stop is called.
+func serve(t *testing.T, n *node.Node) (info node.Info, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()

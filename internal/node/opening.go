@@ -122,7 +122,7 @@ func (o *opening) wait(ctx context.Context) error {
 
 // awaitStore begins to open the store, and returns when it is open, is known to be late, or takes longer than
 // one does that is there; for a file it takes as long as it takes.
-func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
+func (n *Node) awaitStore(ctx context.Context, cache int) error {
 	n.opening = &opening{
 		guarded: n.store, log: n.log, passes: mayPass,
 		open: func(ctx context.Context) (store.Store, error) {
@@ -130,7 +130,7 @@ func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
 			if err != nil {
 				return nil, err
 			}
-			if err := n.enter(ctx, s, key); err != nil {
+			if err := sameShards(ctx, s, n.cfg.Shards); err != nil {
 				return nil, errors.Join(err, s.Close())
 			}
 			return s, nil
@@ -153,12 +153,22 @@ func (n *Node) awaitStore(ctx context.Context, key string, cache int) error {
 	return ctx.Err()
 }
 
-// enter makes sure that a store is this deployment's and that its development client is there.
-func (n *Node) enter(ctx context.Context, s store.Store, key string) error {
-	if err := sameShards(ctx, s, n.cfg.Shards); err != nil {
-		return err
+// askOpen asks a store that is open until it answers. Errors: breaker.ErrAbsent, ctx's, and those that do not pass by themselves.
+func (n *Node) askOpen(ctx context.Context, ask func(context.Context) error) error {
+	for told := false; ; told = true {
+		err := ask(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, breaker.ErrAbsent) || !errors.Is(err, breaker.ErrOpen) && !mayPass(err) {
+			return err
+		}
+		if !told {
+			n.log.Warn("the store was opened and does not answer any more: the start waits for it", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(journalRetry):
+		}
 	}
-	return bootstrap(ctx, s, key, n.clock.Now())
 }
 
 // openJournalWith opens the journal, also if the store is late, unless the journal has to be made: where its
@@ -170,10 +180,13 @@ func (n *Node) openJournalWith(ctx context.Context) error {
 		err := n.openJournal(ctx)
 		late := !n.store.Opened()
 		if err == nil && late {
-			o.admit = n.admitLate
+			o.admit = n.admit
 		}
 		o.publish.Unlock()
-		if err == nil || !late || !errors.Is(err, breaker.ErrAbsent) {
+		switch {
+		case err == nil && !late:
+			return n.askOpen(ctx, func(ctx context.Context) error { return n.bootstrap(ctx, n.store) })
+		case err == nil, !late, !errors.Is(err, breaker.ErrAbsent):
 			return err
 		}
 		if !told {
@@ -189,6 +202,17 @@ func (n *Node) openJournalWith(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// admit refuses a store that comes when the journal is open already, if it is another deployment's or ahead of the journal.
+func (n *Node) admit(ctx context.Context, s store.Store) error {
+	if err := n.identifyLate(ctx, s); err != nil {
+		return err
+	}
+	if err := n.admitLate(ctx, s); err != nil {
+		return err
+	}
+	return n.bootstrap(ctx, s)
 }
 
 // admitLate refuses a store that is ahead of the journal, which was opened without it.
