@@ -69,6 +69,11 @@ bench: build ## Measure the hot pieces, durable accepts beside a bare HTTP handl
 	bin/esh3ar bench accept-ratio $(ARGS)
 	bin/esh3ar bench balance
 
+.PHONY: growth
+growth: build ## Measure how costs grow with load, nodes, shards and devices, and fit the model of docs/benchmarks.md; 20 minutes
+	scripts/growth growth.jsonl
+	bin/esh3ar bench growth growth.jsonl
+
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (10s)
 	@scripts/fuzz $(or $(FUZZTIME),10s)

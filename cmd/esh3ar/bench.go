@@ -23,6 +23,7 @@ type benchCmd struct {
 	Load        benchLoadCmd    `cmd:"" default:"withargs" help:"Send and receive, and account for every message (the default)."`
 	AcceptRatio benchRatioCmd   `cmd:"" name:"accept-ratio" help:"Compare durable accepting with a bare HTTP handler, using wrk."`
 	Balance     benchBalanceCmd `cmd:"" help:"Compare the balancer with HAProxy, using wrk."`
+	Growth      benchGrowthCmd  `cmd:"" help:"Fit the model of growth to what scripts/growth has measured."`
 	Bare        benchBareCmd    `cmd:"" hidden:"" help:"Serve the bare handler."`
 	Worker      benchWorkerCmd  `cmd:"" hidden:"" help:"Be a worker process of bench."`
 }
