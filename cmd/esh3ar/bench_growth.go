@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/esh3artech/esh3ar/internal/growth"
@@ -74,7 +73,7 @@ func printModel(w io.Writer, m *growth.Model) {
 func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\n\tstore\tnodes\tshards\tmessages/s\tbatch\tµs a message\tmodel\tby its own counts\tentries/s\tmodel\tcommits/s\tmodel\tdatabase µs\tmodel\tWAL bytes\tmodel\t")
-	for _, kind := range []string{growth.Fitted, growth.Validated} {
+	for _, kind := range []string{growth.Fitted, growth.Validated, growth.Full} {
 		for i := range runs {
 			r := &runs[i]
 			if r.Kind != kind {
@@ -88,7 +87,7 @@ func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
 			}
 			note := kind
 			if !r.Undisturbed() {
-				note = "left out"
+				note += ", crowded" // and left out of the fit
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%.0f\t%d\t%.0f\t%+.0f %%\t%+.0f %%\t%.0f\t%+.0f %%\t%.0f\t%+.0f %%\t", note, r.Store, nodes, r.Shards,
 				h.Counts.Messages, r.Load.Work.Batch, h.Work.Measured*per*1e6, 100*h.Work.Off(), 100*h.Server.Off(),
@@ -104,9 +103,6 @@ func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
 
 // printMemory prints what was measured of memory.
 func printMemory(w io.Writer, runs []growth.Run) {
-	if !slices.ContainsFunc(runs, func(r growth.Run) bool { return r.Kind != growth.Fitted && r.Kind != growth.Validated }) {
-		return
-	}
 	fmt.Fprintln(w)
 	for i := range runs {
 		switch r := &runs[i]; r.Kind {

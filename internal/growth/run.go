@@ -27,6 +27,7 @@ const (
 	Idle      = "idle"      // nothing is connected or sent
 	Fitted    = "fit"       // load that the model is fitted to
 	Validated = "validate"  // load that it is held against
+	Full      = "full"      // as much load as is answered
 	Connected = "connected" // devices that idle
 	Waiting   = "waiting"   // load for recipients who are away
 )
