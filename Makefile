@@ -70,7 +70,8 @@ bench: build ## Measure the hot pieces, durable accepts beside a bare HTTP handl
 	bin/esh3ar bench balance
 
 .PHONY: growth
-growth: build ## Measure how costs grow with load, nodes, shards and devices, and fit the model of docs/benchmarks.md; 20 minutes
+growth: build ## Measure how costs grow with load, nodes, shards and devices, and fit the model of docs/benchmarks.md; half an hour
+	rm -f growth.jsonl
 	scripts/growth growth.jsonl
 	bin/esh3ar bench growth growth.jsonl
 

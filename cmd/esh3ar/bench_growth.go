@@ -14,6 +14,7 @@ type benchGrowthCmd struct {
 	Files    []string `arg:"" type:"existingfile" help:"What scripts/growth has written."`
 	Messages float64  `default:"100000" help:"Messages a second to say the model's word about."`
 	Batch    float64  `default:"20" help:"Messages in a request of these."`
+	Devices  float64  `default:"1000000" help:"Connected devices."`
 	Core     int      `default:"3" help:"Nodes that keep the journal."`
 	Elastic  int      `default:"0" help:"Nodes besides."`
 	Shards   int      `default:"16" help:"Shards."`
@@ -29,8 +30,8 @@ func (c *benchGrowthCmd) Run(std stdio) error {
 		}
 		runs = append(runs, read...)
 	}
-	shape, work := growth.Shape{Core: c.Core, Elastic: c.Elastic, Shards: c.Shards}, growth.Work{Messages: c.Messages, Batch: c.Batch}
-	if c.Shards < 1 || c.Core < 0 || c.Elastic < 0 || c.Messages <= 0 || c.Batch < 1 {
+	shape, work := growth.Shape{Core: c.Core, Elastic: c.Elastic, Shards: c.Shards}, growth.Work{Messages: c.Messages, Batch: c.Batch, Devices: c.Devices}
+	if c.Shards < 1 || c.Core < 0 || c.Elastic < 0 || c.Messages <= 0 || c.Batch < 1 || c.Devices < 0 {
 		return fmt.Errorf("%d shards on %d and %d nodes, %g messages/s in batches of %g: nothing can be said", c.Shards, c.Core, c.Elastic, c.Messages, c.Batch)
 	}
 	model, err := growth.Fit(runs)
@@ -42,9 +43,11 @@ func (c *benchGrowthCmd) Run(std stdio) error {
 	printMemory(std.out, runs)
 	n := growth.Count(shape, work, model.Wait)
 	const mib = 1 << 20
-	fmt.Fprintf(std.out, "\n%g messages/s in requests of %g, on %d nodes with %d shards (an extrapolation, if nothing like it was measured):\n"+
-		"  %.0f journal entries/s, %.0f commits/s\n  %.1f processors of all nodes together\n  %.1f processors of the database, %.0f MiB/s of WAL\n",
-		c.Messages, c.Batch, max(c.Core+c.Elastic, 1), c.Shards, n.Entries, n.Commits, model.Server.CPU(shape, n), model.Database.CPU(n), model.Database.WAL(n)/mib)
+	fmt.Fprintf(std.out, "\n%.0f messages/s in requests of %g and %.0f devices, on %d nodes with %d shards (an extrapolation, if nothing like it was measured):\n"+
+		"  %.0f journal entries/s, %.0f commits/s\n  all nodes together: %.1f processors, %.0f MiB without messages\n"+
+		"  the database: %.1f processors, %.0f MiB/s of WAL\n",
+		c.Messages, c.Batch, c.Devices, max(c.Core+c.Elastic, 1), c.Shards, n.Entries, n.Commits,
+		model.Server.CPU(shape, n), model.Memory.Of(shape, c.Devices)/mib, model.Database.CPU(n), model.Database.WAL(n)/mib)
 	return nil
 }
 
@@ -62,10 +65,12 @@ func readRuns(name string) ([]growth.Run, error) {
 func printModel(w io.Writer, m *growth.Model) {
 	const micro = 1e6
 	s, d := m.Server, m.Database
-	fmt.Fprintf(w, "servers, processor time in µs:\n  idle, a second: %.0f a node, %.0f a shard of a cluster\n"+
+	fmt.Fprintf(w, "servers, processor time in µs:\n  idle, a second: %.0f a node, %.0f a shard of a cluster, %.1f a device\n"+
 		"  %.1f a request, %.1f a message, %.0f a commit, %.0f a wake-up; awake for %.2f ms; an entry waits %.2f ms, %.2f ms more behind a shared one\n"+
+		"  idle, memory: %.1f MiB a node, %.2f MiB a copy of a shard's journal, %.1f KiB a device\n"+
 		"database: %.1f µs and %.0f bytes of WAL a message, %.0f µs and %.0f bytes a commit\n",
-		s.Node*micro, s.Shard*micro, s.Request*micro, s.Message*micro, s.Commit*micro, s.Wake*micro, s.Awake*1e3, m.Wait.Alone*1e3, m.Wait.Joined*1e3,
+		s.Node*micro, s.Shard*micro, s.Device*micro, s.Request*micro, s.Message*micro, s.Commit*micro, s.Wake*micro, s.Awake*1e3, m.Wait.Alone*1e3, m.Wait.Joined*1e3,
+		m.Memory.Node/(1<<20), m.Memory.Copy/(1<<20), m.Memory.Device/(1<<10),
 		d.MessageCPU*micro, d.MessageWAL, d.CommitCPU*micro, d.CommitWAL)
 }
 
@@ -73,7 +78,7 @@ func printModel(w io.Writer, m *growth.Model) {
 func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\n\tstore\tnodes\tshards\tmessages/s\tbatch\tµs a message\tmodel\tby its own counts\tentries/s\tmodel\tcommits/s\tmodel\tdatabase µs\tmodel\tWAL bytes\tmodel\t")
-	for _, kind := range []string{growth.Fitted, growth.Validated, growth.Full} {
+	for _, kind := range []string{growth.Fitted, growth.Validated, growth.Full, growth.Rows} {
 		for i := range runs {
 			r := &runs[i]
 			if r.Kind != kind {
@@ -114,8 +119,8 @@ func printMemory(w io.Writer, runs []growth.Run) {
 			fmt.Fprintf(w, "%s, %.0f devices, idle: %.0f MiB, %.0f before, %.3f processors\n",
 				r.Store, s.Devices, s.Connected/(1<<20), s.Unused/(1<<20), s.IdleCPU)
 		case growth.Waiting:
-			fmt.Fprintf(w, "%s, %d messages wait for %d recipients who are away: %.0f MiB\n",
-				r.Store, r.Load.Verdict.Accepted, r.Load.Work.Recipients, r.Load.Server.Sent/(1<<20))
+			fmt.Fprintf(w, "%s, %d messages wait for %d recipients who are away: %.0f MiB, a minute later %.0f MiB\n",
+				r.Store, r.Messages, r.Recipients, r.Sent/(1<<20), r.Memory/(1<<20))
 		}
 	}
 }

@@ -10,6 +10,7 @@ type Model struct {
 	Wait     Wait
 	Server   Server
 	Database Database
+	Memory   Memory
 }
 
 // Residual is what the model says of a run beside what was measured.
@@ -41,7 +42,7 @@ func Fit(runs []Run) (*Model, error) {
 	var idle, loads []*Run
 	for i := range runs {
 		switch r := &runs[i]; {
-		case r.Kind == Idle:
+		case r.Kind == Idle || r.Kind == Connected:
 			idle = append(idle, r)
 		case r.Kind == Fitted && r.Store == postgres && r.Undisturbed():
 			loads = append(loads, r)
@@ -58,18 +59,23 @@ func Fit(runs []Run) (*Model, error) {
 	return &m, nil
 }
 
+// fitIdle fits what nodes, shards and devices take without load.
 func (m *Model) fitIdle(idle []*Run) {
-	var x [][]float64
-	var y []float64
+	var forCPU, forMemory [][]float64
+	var cpu, memory []float64
 	for _, r := range idle {
-		shards := 0.0
-		if r.Core > 0 {
-			shards = float64(r.Shards)
+		devices, took, resident := 0.0, r.CPU/r.Seconds, r.Memory
+		if r.Kind == Connected {
+			s := r.Load.Server
+			devices, took, resident = s.Devices, s.IdleCPU, s.Connected
 		}
-		x, y = append(x, []float64{r.nodes(), shards}), append(y, r.CPU/r.Seconds)
+		forCPU, cpu = append(forCPU, []float64{r.nodes(), r.clustered(), devices}), append(cpu, took)
+		forMemory, memory = append(forMemory, []float64{r.nodes(), r.copies(), devices}), append(memory, resident)
 	}
-	c, _ := leastSquares(x, y)
-	m.Server.Node, m.Server.Shard = c[0], c[1]
+	c, _ := leastSquares(forCPU, cpu)
+	m.Server.Node, m.Server.Shard, m.Server.Device = c[0], c[1], c[2]
+	c, _ = leastSquares(forMemory, memory)
+	m.Memory = Memory{c[0], c[1], c[2]}
 }
 
 func (m *Model) fitWait(loads []*Run) {
@@ -90,7 +96,7 @@ func (m *Model) fitWait(loads []*Run) {
 func (m *Model) fitServer(loads []*Run) {
 	y := make([]float64, len(loads))
 	for i, r := range loads {
-		y[i] = r.serverCPU() - m.Server.idle(r.Shape)
+		y[i] = r.serverCPU() - m.Server.idle(r.Shape, r.work().Devices)
 	}
 	try := func(awake float64) (c []float64, sum float64) {
 		x := make([][]float64, len(loads))

@@ -9,6 +9,7 @@ import "math"
 type Work struct {
 	Messages float64 // a second
 	Batch    float64 // messages in a request
+	Devices  float64 // connected
 }
 
 // Counts are what happens in a second, over all nodes.
@@ -17,6 +18,7 @@ type Counts struct {
 	Messages float64
 	Entries  float64 // of the journal
 	Commits  float64 // transactions that store what became of messages
+	Devices  float64 // connected
 }
 
 // commitEvery is how often a shard's changes are stored while there are any, in seconds.
@@ -29,12 +31,16 @@ type Wait struct {
 	Joined float64 // how much longer after one of many, because the next one then lingers for more
 }
 
+// piece is how many messages of a request go to the journal together.
+const piece = 128
+
 // Count says what work makes nodes of that shape do.
 func Count(s Shape, w Work, wait Wait) Counts {
 	shards := float64(s.Shards)
-	c := Counts{Messages: w.Messages, Requests: w.Messages / w.Batch}
-	// The messages of a request are spread over shards by chance, and what goes to one shard is in one entry.
-	parts := c.Requests * shards * (1 - math.Pow(1-1/shards, w.Batch))
+	c := Counts{Messages: w.Messages, Requests: w.Messages / w.Batch, Devices: w.Devices}
+	// The messages of a piece are spread over shards by chance, and what goes to one shard is in one entry.
+	together := min(w.Batch, piece)
+	parts := w.Messages / together * shards * (1 - math.Pow(1-1/shards, together))
 	// How many share an entry decides how long the next one waits, and so how many share that.
 	c.Entries = parts
 	for range settle {
@@ -59,7 +65,7 @@ func joined(arrivals, queues, wait float64) float64 {
 // with the device, as far as they are others.
 func Hops(s Shape) float64 {
 	h := 1 + 3*(1-1/s.nodes())
-	if s.Core >= 3 {
+	if s.replicated() {
 		h += 2
 	}
 	return h
@@ -67,8 +73,9 @@ func Hops(s Shape) float64 {
 
 // Server is what the nodes' processor time is made of, in seconds.
 type Server struct {
-	Node  float64 // a second, of each node without load
-	Shard float64 // a second, of each shard of a cluster without load
+	Node   float64 // a second, of each node without load
+	Shard  float64 // a second, of each shard of a cluster without load
+	Device float64 // a second, of each connected device without messages: its pings
 
 	Request float64
 	Message float64
@@ -80,15 +87,11 @@ type Server struct {
 
 // CPU is the processor time that all nodes take in a second.
 func (s Server) CPU(shape Shape, c Counts) float64 {
-	return s.idle(shape) + s.Request*c.Requests + s.Message*c.Messages + s.Commit*c.Commits + s.Wake*s.wakes(shape, c)
+	return s.idle(shape, c.Devices) + s.Request*c.Requests + s.Message*c.Messages + s.Commit*c.Commits + s.Wake*s.wakes(shape, c)
 }
 
-func (s Server) idle(shape Shape) float64 {
-	t := s.Node * shape.nodes()
-	if shape.Core > 0 {
-		t += s.Shard * float64(shape.Shards)
-	}
-	return t
+func (s Server) idle(shape Shape, devices float64) float64 {
+	return s.Node*shape.nodes() + s.Shard*shape.clustered() + s.Device*devices
 }
 
 // wakes is how often a second nodes are woken.
@@ -107,3 +110,15 @@ func (d Database) CPU(c Counts) float64 { return d.MessageCPU*c.Messages + d.Com
 
 // WAL is how many bytes the database writes ahead in a second.
 func (d Database) WAL(c Counts) float64 { return d.MessageWAL*c.Messages + d.CommitWAL*c.Commits }
+
+// Memory is what the nodes have resident without load, in bytes.
+type Memory struct {
+	Node   float64
+	Copy   float64 // of a shard's journal, on each node that keeps one
+	Device float64 // connected
+}
+
+// Of is the memory of all nodes.
+func (m Memory) Of(shape Shape, devices float64) float64 {
+	return m.Node*shape.nodes() + m.Copy*shape.copies() + m.Device*devices
+}

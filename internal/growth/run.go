@@ -22,14 +22,31 @@ func (s Shape) nodes() float64 { return float64(max(s.Core+s.Elastic, 1)) }
 // replicated says whether the journal is on several disks.
 func (s Shape) replicated() bool { return s.Core >= 3 }
 
+// clustered is the number of shards that move between nodes.
+func (s Shape) clustered() float64 {
+	if s.Core == 0 {
+		return 0
+	}
+	return float64(s.Shards)
+}
+
+// copies is the number of copies of the shards' journals.
+func (s Shape) copies() float64 {
+	if s.replicated() {
+		return 3 * float64(s.Shards)
+	}
+	return float64(s.Shards)
+}
+
 // Kinds of runs.
 const (
 	Idle      = "idle"      // nothing is connected or sent
 	Fitted    = "fit"       // load that the model is fitted to
 	Validated = "validate"  // load that it is held against
 	Full      = "full"      // as much load as is answered
+	Rows      = "rows"      // load on a table that has rows already, in turn right after a checkpoint and not
 	Connected = "connected" // devices that idle
-	Waiting   = "waiting"   // load for recipients who are away
+	Waiting   = "waiting"   // messages that wait for recipients who are away
 )
 
 // Run is one measurement, a line of what scripts/growth writes.
@@ -41,8 +58,13 @@ type Run struct {
 	// Of idle runs, over all nodes.
 	Seconds    float64 `json:"seconds"`
 	CPU        float64 `json:"cpu_seconds"`
-	Memory     float64 `json:"memory"` // resident, in bytes
+	Memory     float64 `json:"memory"` // resident, in bytes; also of waiting ones, a minute after all was sent
 	Goroutines float64 `json:"goroutines"`
+
+	// Of waiting ones.
+	Recipients int     `json:"recipients"`
+	Messages   int     `json:"messages"`
+	Sent       float64 `json:"sent_memory"` // resident when all was sent
 
 	// Of the others. Database is what the run made PostgreSQL do.
 	Database struct {
@@ -57,9 +79,8 @@ type Run struct {
 // Report is what the model needs of the report of `esh3ar bench load`.
 type Report struct {
 	Work struct {
-		Batch      int     `json:"batch"`
-		Rate       float64 `json:"rate"`
-		Recipients int     `json:"recipients"`
+		Batch int     `json:"batch"`
+		Rate  float64 `json:"rate"`
 	} `json:"workload"`
 	Warmup  float64 `json:"warmup_seconds"`
 	Seconds float64 `json:"measured_seconds"`
@@ -75,7 +96,6 @@ type Report struct {
 		Connected float64 `json:"connected_bytes"`
 		Devices   float64 `json:"devices"`
 		IdleCPU   float64 `json:"idle_cpu"`
-		Sent      float64 `json:"sent_bytes"`
 	} `json:"server_cost"`
 	Stages []struct {
 		Name  string  `json:"name"`
@@ -101,7 +121,7 @@ func Read(r io.Reader) ([]Run, error) {
 			return nil, fmt.Errorf("line %d: %d shards on %d and %d nodes", n, run.Shards, run.Core, run.Elastic)
 		case run.Kind == Idle && run.Seconds <= 0:
 			return nil, fmt.Errorf("line %d: an idle run without a time", n)
-		case run.Kind != Idle && (run.Load == nil || run.Load.Verdict.Accepted == 0 || run.Load.Work.Batch < 1 || run.sending() <= 0):
+		case run.Kind != Idle && run.Kind != Waiting && (run.Load == nil || run.Load.Verdict.Accepted == 0 || run.Load.Work.Batch < 1 || run.sending() <= 0):
 			return nil, fmt.Errorf("line %d: a load of nothing", n)
 		}
 		runs = append(runs, run)
@@ -117,13 +137,15 @@ const postgres = "postgres"
 
 // work is the load that the nodes had.
 func (r *Run) work() Work {
-	return Work{Messages: float64(r.Load.Verdict.Accepted) / r.sending(), Batch: float64(r.Load.Work.Batch)}
+	return Work{
+		Messages: float64(r.Load.Verdict.Accepted) / r.sending(), Batch: float64(r.Load.Work.Batch), Devices: r.Load.Server.Devices,
+	}
 }
 
 // counts are what the nodes noted themselves.
 func (r *Run) counts() Counts {
 	w := r.work()
-	c := Counts{Messages: w.Messages, Requests: w.Messages / w.Batch}
+	c := Counts{Messages: w.Messages, Requests: w.Messages / w.Batch, Devices: w.Devices}
 	for _, s := range r.Load.Stages {
 		switch s.Name {
 		case "esh3ar_journal_append":

@@ -40,8 +40,6 @@ type ServerCost struct {
 	Devices   int64 `json:"devices"`
 	// IdleCPU is the processor time that the servers took in all while these were idle, as a share of one processor.
 	IdleCPU float64 `json:"idle_cpu"`
-	// Sent is the resident memory at the end of sending, before those recipients connect that were offline.
-	Sent int64 `json:"sent_bytes"`
 }
 
 // Cost is what the generator took from the machine that it shares with the server, from the start of

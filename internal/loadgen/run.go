@@ -494,7 +494,7 @@ func (r *run) drive(ctx context.Context, unused int64) (*Report, error) {
 	var stages []StageReport
 	if stagesErr == nil {
 		if after, err := scrape(ctx, r.targets()); err == nil {
-			stages, cost.CPU, cost.Sent = after.since(before), cpuOf(before, after), memoryOf(after, nil)
+			stages, cost.CPU = after.since(before), cpuOf(before, after)
 		}
 	}
 
