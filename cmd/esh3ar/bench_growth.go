@@ -39,7 +39,9 @@ func (c *benchGrowthCmd) Run(std stdio) error {
 		return err
 	}
 	printModel(std.out, model)
-	printResiduals(std.out, model, runs)
+	if err := printResiduals(std.out, model, runs); err != nil {
+		return err
+	}
 	printMemory(std.out, runs)
 	n := growth.Count(shape, work, model.Wait)
 	const mib = 1 << 20
@@ -75,7 +77,7 @@ func printModel(w io.Writer, m *growth.Model) {
 }
 
 // printResiduals prints each run with load beside what the model says of it.
-func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
+func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\n\tstore\tnodes\tshards\tmessages/s\tbatch\tµs a message\tmodel\tby its own counts\tentries/s\tmodel\tcommits/s\tmodel\tdatabase µs\tmodel\tWAL bytes\tmodel\t")
 	for _, kind := range []string{growth.Fitted, growth.Validated, growth.Full, growth.Rows} {
@@ -103,7 +105,7 @@ func printResiduals(w io.Writer, m *growth.Model, runs []growth.Run) {
 			fmt.Fprintln(t)
 		}
 	}
-	t.Flush() // to a terminal or a buffer
+	return t.Flush()
 }
 
 // printMemory prints what was measured of memory.
