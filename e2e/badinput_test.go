@@ -16,6 +16,7 @@ import (
 // TestBadRequests shows that each kind of bad request gets its precise problem, that none of them is
 // worth a line in the log, and that the server goes on.
 func TestBadRequests(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	long := strings.Repeat("x", 129)
 	tests := []struct {
@@ -99,6 +100,7 @@ func TestBadRequests(t *testing.T) {
 // TestBadFrames shows that a device that does not speak the protocol is told so and cut off, without a
 // flood in the log, and that the server goes on.
 func TestBadFrames(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	handshake := `{"protocol":"json","version":1}` + recordSeparator
 	before := logSize(t, s)

@@ -165,9 +165,10 @@ func (told *balanced) end(t *testing.T) {
 func TestBalancerOverACrash(t *testing.T) {
 	t.Parallel()
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	listens := freePorts(t, len(dirs))
 	nodes := make([]*server, len(dirs))
 	for i, dir := range dirs {
-		nodes[i] = start(t, dir, "--drain-delay", "2s")
+		nodes[i] = start(t, dir, "--drain-delay", "2s", "--listen", listens[i])
 	}
 	b, admin := balancer(t, nodes)
 
@@ -188,7 +189,7 @@ func TestBalancerOverACrash(t *testing.T) {
 	}
 	more(300)
 
-	nodes[0] = start(t, dirs[0], "--listen", strings.TrimPrefix(nodes[0].url, "http://"))
+	nodes[0] = start(t, dirs[0], "--listen", listens[0])
 	before := nodeStates(t, admin)[nodes[0].url].Requests
 	b.await("the server to be back", func() bool { return nodeStates(t, admin)[nodes[0].url].Requests > before+50 })
 
@@ -264,6 +265,7 @@ func says(err error) string {
 // TestBalancerPassesEverything uses all that a server offers through a balancer: messages, event stream, business hub, a
 // device, problems.
 func TestBalancerPassesEverything(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir(), "--trusted-proxies", "127.0.0.1")
 	b, admin := balancer(t, []*server{s})
 	a := b.api()

@@ -24,6 +24,7 @@ func (s *server) command(t *testing.T, args ...string) string {
 
 // TestCommands sends, listens and asks with the program's own subcommands.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	var first struct {
 		ID string `json:"id"`
@@ -68,6 +69,7 @@ func TestCommands(t *testing.T) {
 // TestBenchKeepsItsVerdict runs a small bench, which fails on anything lost or out of order, with either
 // client for devices.
 func TestBenchKeepsItsVerdict(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	for _, deviceClient := range []string{"go", "minimal"} {
 		t.Run(deviceClient, func(t *testing.T) {
@@ -80,7 +82,7 @@ func TestBenchKeepsItsVerdict(t *testing.T) {
 			if err := json.Unmarshal([]byte(out), &report); err != nil {
 				t.Fatalf("%v in %s", err, out)
 			}
-			if v := report.Verdict; v.Accepted < 400 || v.Received != v.Accepted || v.Lost > 0 {
+			if v := report.Verdict; v.Accepted < 40 || v.Received != v.Accepted || v.Lost > 0 {
 				t.Errorf("verdict: %+v", v)
 			}
 			if report.Client != deviceClient {

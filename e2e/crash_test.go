@@ -49,6 +49,7 @@ func crashIsAway(to string) bool {
 // idempotency key, or give up on it where they had none; devices come, receive, mostly acknowledge,
 // and vanish without a word.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	seed := *crashSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -138,6 +139,10 @@ func (r *crashRun) load(seed uint64, senders int, extra func(recipient int) int)
 			})
 		}
 	}
+	r.t.Cleanup(func() { // when the test's context has ended
+		l.senders.Wait()
+		l.devices.Wait()
+	})
 	return l
 }
 

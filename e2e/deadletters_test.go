@@ -129,6 +129,7 @@ var impatient = []string{"--ack-timeout", "300ms", "--max-attempts", "2", "--bac
 // TestDeadLetters takes messages that nobody acknowledges into the dead-letter queue, and from there
 // every way out of it.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir(), impatient...)
 	a := s.api()
 	mute := newPhone(t, s, "mute", true)
@@ -234,6 +235,7 @@ func TestDeadLetters(t *testing.T) {
 
 // TestCancel withdraws messages in every state that they can be in.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	cancel := func(id string) (d details, resp *http.Response, err error) {

@@ -216,6 +216,7 @@ func addClient(t testing.TB, dir, id, secret string, tier esh3ar.Tier) {
 
 // TestEventsTellEachClientItsOwn follows two clients who write to one recipient.
 func TestEventsTellEachClientItsOwn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	start(t, dir).stop()
 	secondClient(t, dir)
@@ -265,6 +266,7 @@ func TestEventsTellEachClientItsOwn(t *testing.T) {
 // TestEventsResume disconnects, kills the server and starts it again, and goes on each time behind the last
 // event that it saw: it misses nothing, and is told nothing twice.
 func TestEventsResume(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, dir)
 	a := s.api()
@@ -321,6 +323,7 @@ func TestEventsResume(t *testing.T) {
 // TestEventsOfASlowReader shows that a client which does not read holds up nobody, and finds everything
 // when it comes back.
 func TestEventsOfASlowReader(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	quick := a.watch(t, "")
@@ -361,6 +364,7 @@ func TestEventsOfASlowReader(t *testing.T) {
 // TestTrace follows a traceparent from the request to the device and to every event, also over a restart of
 // the server, and shows that nothing is made up where there is none.
 func TestTrace(t *testing.T) {
+	t.Parallel()
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	dir := t.TempDir()
 	s := start(t, dir)
@@ -424,6 +428,7 @@ func TestTrace(t *testing.T) {
 
 // TestEventProblems shows how cursors from elsewhere are refused.
 func TestEventProblems(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	for query, want := range map[string]int{
@@ -485,6 +490,7 @@ func BenchmarkEventLatency(b *testing.B) {
 
 // TestBusinessHub follows events over SignalR and sees the server's goodbye.
 func TestBusinessHub(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	connect := func(key string) (*signalr.Client, chan happening, error) {

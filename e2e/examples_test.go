@@ -23,6 +23,7 @@ const examples = "../examples"
 // business system sends the devices show, once each, and its event stream tells; over a restart of the
 // server too.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat(examples + "/node_modules/typescript"); err != nil {
 		t.Fatalf("the examples' modules are not installed: run make setup (%v)", err)
 	}
@@ -35,7 +36,8 @@ func TestExamples(t *testing.T) {
 	defer pages.Close()
 
 	dir := t.TempDir()
-	options := []string{"--ack-timeout", "300ms", "--backoff-base", "50ms", "--allowed-origins", pages.URL, "--webhook-allow", "127.0.0.0/8"}
+	options := []string{"--ack-timeout", "300ms", "--backoff-base", "50ms", "--allowed-origins", pages.URL, "--webhook-allow", "127.0.0.0/8",
+		"--listen", freePorts(t, 1)[0]}
 	s := start(t, dir, options...)
 	env := []string{"ESH3AR_URL=" + s.url, "ESH3AR_API_KEY=" + apiKey, "ESH3AR_CURSOR_FILE=" + filepath.Join(t.TempDir(), "cursor")}
 
@@ -126,9 +128,8 @@ func TestExamples(t *testing.T) {
 	// All go on over a restart of the server. The follower is stopped until the message is delivered, so
 	// that it learns of that only by going on where it was.
 	follow.signal(syscall.SIGSTOP)
-	address := strings.TrimPrefix(s.url, "http://")
 	s.stop()
-	s = launch(t, dir, append(options, "--listen", address)...)
+	s = launch(t, dir, options...)
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 // that its bytes were written to a file of the journal, that a sync of that file began after this
 // write and had come to its end before the first byte of the 202 went out.
 func TestFsyncBefore202(t *testing.T) {
+	t.Parallel()
 	for id, err := range traceAccepts(t, program) {
 		if err != nil {
 			t.Errorf("message %s: %v", id, err)
@@ -27,6 +28,7 @@ func TestFsyncBefore202(t *testing.T) {
 // TestFsyncIsMissed shows that TestFsyncBefore202 would notice: a program that is built to answer before
 // the sync does not pass.
 func TestFsyncIsMissed(t *testing.T) {
+	t.Parallel()
 	hasty := filepath.Join(t.TempDir(), "esh3ar")
 	if out, err := exec.Command("go", "build", "-tags", "mutation_no_sync", "-o", hasty, "../cmd/esh3ar").CombinedOutput(); err != nil {
 		t.Fatalf("building the program: %v\n%s", err, out)

@@ -6,7 +6,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 )
@@ -14,19 +13,20 @@ import (
 // TestJavaScriptClient runs the tests in js/, which are written against the official SignalR client.
 // Each file gets a server of its own, which it may have restarted.
 func TestJavaScriptClient(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
 		t.Fatalf("the official client is not installed: run make setup (%v)", err)
 	}
 	for _, file := range []string{"device.test.mjs", "transports.test.mjs", "restart.test.mjs"} {
 		t.Run(file, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
-			options := []string{"--ack-timeout", "1s", "--backoff-base", "50ms"}
+			options := []string{"--ack-timeout", "1s", "--backoff-base", "50ms", "--listen", freePorts(t, 1)[0]}
 			if file == "device.test.mjs" {
 				// Long enough for the tests that hold an acknowledgement back on purpose.
 				options[1] = "3s"
 			}
 			s := start(t, dir, options...)
-			address := strings.TrimPrefix(s.url, "http://")
 
 			// Requests for a restart come from the tests in node and are carried out by this goroutine.
 			type restart struct {
@@ -71,7 +71,7 @@ func TestJavaScriptClient(t *testing.T) {
 					} else {
 						s.stop()
 					}
-					s = launch(t, dir, append(options, "--listen", address)...)
+					s = launch(t, dir, options...)
 					wanted.done <- s.ready()
 				}
 			}

@@ -13,6 +13,7 @@ import (
 // TestMetricsAreDocumented puts a little traffic on a server and checks that docs/operations.md explains
 // each of its own metrics, and that the ones that operators rely on have moved.
 func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	received := make(chan string, 1)

@@ -205,6 +205,7 @@ func databaseAway(t *testing.T, leave, comeBack func(*pgtest.Server) error) {
 // TestStartWithoutDatabase starts the server while its database is stopped. It accepts from whom the last run
 // knew, says what is missing, and delivers when the database is back.
 func TestStartWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	pg, store := database(t)
 	dir := t.TempDir()
 	s := start(t, dir, "--store", store)
@@ -287,6 +288,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 // TestFirstStartWithoutDatabase starts a deployment whose database hangs: it waits for it, since nobody is known
 // and where the journal begins is the database's to say.
 func TestFirstStartWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	pg, store := database(t)
 	if err := pg.Freeze(); err != nil {
 		t.Fatal(err)
@@ -318,6 +320,7 @@ func TestFirstStartWithoutDatabase(t *testing.T) {
 
 // TestDatabaseThatWillNotDo shows that a start ends, and says why, where waiting would not help.
 func TestDatabaseThatWillNotDo(t *testing.T) {
+	t.Parallel()
 	_, store := database(t)
 	fails := func(what, store, why string) {
 		t.Helper()

@@ -19,6 +19,7 @@ import (
 
 // TestFirstStart starts the program the way a newcomer does, with nothing set, and uses what it prints.
 func TestFirstStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	greeting := func() (url, key, text string) {
 		s := newcomer(t, dir, "127.0.0.1:0")
@@ -67,8 +68,10 @@ func newcomer(t *testing.T, dir, address string) *server {
 
 // TestGreetingWorks runs the very command line that the greeting offers.
 func TestGreetingWorks(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	s := newcomer(t, dir, "127.0.0.1:0")
+	address := freePorts(t, 1)[0]
+	s := newcomer(t, dir, address)
 	if err := s.ready(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +86,7 @@ func TestGreetingWorks(t *testing.T) {
 	}
 
 	// The same address again, to talk to: the line was read after the first server's end.
-	again := newcomer(t, dir, strings.TrimPrefix(s.url, "http://"))
+	again := newcomer(t, dir, address)
 	if err := again.ready(); err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +100,7 @@ func TestGreetingWorks(t *testing.T) {
 // TestWrongConfigurationStartsNothing shows that a wrong value ends the program before it touches
 // anything.
 func TestWrongConfigurationStartsNothing(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	cmd := exec.CommandContext(t.Context(), program, "serve", "--listen", "127.0.0.1:0", "--data", data, "--window", "0")
 	cmd.Dir = t.TempDir()
@@ -112,6 +116,7 @@ func TestWrongConfigurationStartsNothing(t *testing.T) {
 
 // TestShardsAreFixed shows that a deployment cannot be opened with another number of shards.
 func TestShardsAreFixed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	start(t, dir).stop()
 	s := launch(t, dir, "--shards", "3")
@@ -124,6 +129,7 @@ func TestShardsAreFixed(t *testing.T) {
 // TestOneServerADirectory shows that a second server over a directory in use is refused, and does the
 // first no harm.
 func TestOneServerADirectory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, dir)
 	second := launch(t, dir)
@@ -141,6 +147,7 @@ func TestOneServerADirectory(t *testing.T) {
 
 // TestDrainFinishesRequests shows that a request under way at a SIGTERM gets its answer.
 func TestDrainFinishesRequests(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	conn, finish := halfRequest(t, s)
 	signal(t, s, syscall.SIGTERM)
@@ -169,6 +176,7 @@ func TestDrainFinishesRequests(t *testing.T) {
 
 // TestSecondSignalForces shows that a second signal ends a server that still drains.
 func TestSecondSignalForces(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir(), "--drain-timeout", "10m", "--body-timeout", "10m")
 	halfRequest(t, s)
 	signal(t, s, syscall.SIGINT)
@@ -223,6 +231,7 @@ func signal(t *testing.T, s *server, sig syscall.Signal) {
 
 // TestSlowClientsAreCutOff shows that neither a header nor a body may take for ever.
 func TestSlowClientsAreCutOff(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir(), "--header-timeout", "200ms", "--body-timeout", "200ms")
 	header, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 	if err != nil {
@@ -245,6 +254,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 
 // TestMessagesSurviveACleanStop is the crash test's calm sister: stop, start, and all is there.
 func TestMessagesSurviveACleanStop(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, dir)
 	a := s.api()
@@ -280,6 +290,7 @@ func TestMessagesSurviveACleanStop(t *testing.T) {
 
 // TestTokensOfStrangers shows that the hub lets nobody in without a token of this server.
 func TestTokensOfStrangers(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	for name, tok := range map[string]string{
 		"expired":        token(t, "alice", -time.Hour),

@@ -15,6 +15,7 @@ import (
 
 // TestReadme pastes the README's commands into a shell beside a fresh server.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)

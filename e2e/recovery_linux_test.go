@@ -117,6 +117,7 @@ func storeSetBack(t *testing.T, dir string, backUp, restore func(), args ...stri
 // TestPoison has the database refuse one recipient's rows for good. That message ends as undelivered, its
 // record raw beside it, and the shard goes on; so do messages to others in the same transactions.
 func TestPoison(t *testing.T) {
+	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		dir := t.TempDir()
 		s := start(t, dir)
@@ -266,11 +267,13 @@ func fill(t *testing.T, dir string, free int64) (empty func()) {
 // byte. Accepting fails plainly, nothing that was not written is acknowledged, and it goes on when there is
 // space again.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		reserve string
 	}{{"to the reserve", "16MiB"}, {"to the last byte", "0B"}} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			disk := mountSmall(t, 128<<20)
 			s := start(t, filepath.Join(disk, "data"), "--disk-reserve", test.reserve, "--journal-size", "64MiB", "--publish-timeout", "2s")
 			a := s.api()

@@ -130,6 +130,7 @@ func (h *hook) check(t testing.TB, a *api, ids ...string) {
 // TestWebhooksOverCrashes: every event of every message reaches the receiver, in order, while it fails now
 // and then and the server is killed.
 func TestWebhooksOverCrashes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	// A killed server's right to post ends with its next start, since it is the same node.
 	args := []string{"--webhook-allow", "127.0.0.0/8", "--webhook-timeout", "2s"}
@@ -179,6 +180,7 @@ func TestWebhooksOverCrashes(t *testing.T) {
 // TestWebhookCarriesTheTrace: the traceparent of a message's request reaches the receiver, and private
 // addresses are refused where nobody has allowed them.
 func TestWebhookCarriesTheTrace(t *testing.T) {
+	t.Parallel()
 	s := start(t, t.TempDir())
 	a := s.api()
 	_, err := a.call(t.Context(), http.MethodPost, "/v1/webhooks", "", map[string]any{"url": "http://127.0.0.1:1/"}, nil)
