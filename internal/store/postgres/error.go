@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -18,6 +19,7 @@ import (
 // of the data is permanent; all else, such as a lost connection, may pass.
 func (s *Store) classify(err error) error {
 	if err == nil {
+		s.answered.Store(time.Now().UnixNano())
 		return nil
 	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && !isNoPartition(err) && permanent(e) {
@@ -28,7 +30,7 @@ func (s *Store) classify(err error) error {
 
 // passing is classify for errors that do not come from the caller's data, whatever they are.
 func (s *Store) passing(err error) error {
-	if disconnected(err) {
+	if disconnected(err) || timedOut(err) && s.silent(time.Now()) {
 		// What ended this connection has ended the idle ones too. They are not to fail one by one.
 		s.pool.Reset()
 	}
@@ -42,15 +44,24 @@ func disconnected(err error) bool {
 		// Admin shutdown, crash shutdown, cannot connect now.
 		return strings.HasPrefix(e.Code, "57P") || e.Code == readOnlyTransaction
 	}
-	if pgconn.Timeout(err) {
-		// A server that has fallen silent, rather than a pool that had no connection to spare.
-		return true
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if pgconn.Timeout(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	_, network := errors.AsType[*net.OpError](err)
 	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// timedOut reports whether the time of a call was up while the server had it, rather than while it waited for the pool to have a
+// connection to spare. Its connection is closed by then.
+func timedOut(err error) bool { return pgconn.Timeout(err) }
+
+// silentFor is how long no call has had an answer when a server counts as silent, once the time of one is up. A query that is
+// slow, or waits for a lock, is no reason to make all connections anew while others get their answers.
+const silentFor = 2 * time.Second
+
+// silent reports whether the server has not answered anybody lately.
+func (s *Store) silent(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.answered.Load())) >= silentFor
 }
 
 // readOnlyTransaction is the code of writes to a standby, or to a server that was made read-only.

@@ -44,6 +44,8 @@ type Store struct {
 	days *days
 	// keysForgotten is the time, in microseconds, before which keys are forgotten even if their day is kept.
 	keysForgotten atomic.Int64
+	// answered is when a call last had an answer, in nanoseconds.
+	answered atomic.Int64
 }
 
 var (
