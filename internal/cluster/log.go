@@ -37,8 +37,9 @@ var ordinary = regexp.MustCompile("^(" + strings.Join([]string{
 	`Error trying to connect to route`,
 	`\S+ - rid:\d+ - TLS route handshake error`,
 	`Waiting for routing to be established`,
-	`JetStream has not established contact with a meta leader`,
 	// A server that has just started, or is busy, for a moment: it is said when we ask how it is.
+	`JetStream (has not established contact|is not current) with (a|the) meta leader`,
+	`JetStream is still recovering meta layer`,
 	`RAFT \[.*\] (Falling behind in health check|Health check OK)`,
 	// A server that dies, and the elections after it.
 	`\S+ - rid:\d+ - Error flushing`,

@@ -73,6 +73,8 @@ func TestNATSLines(t *testing.T) {
 	l := natsLogger{log, new(atomic.Pointer[error]), new(atomic.Pointer[error]), failed}
 	for _, text := range []string{
 		"Waiting for routing to be established...",
+		"JetStream has not established contact with a meta leader",
+		"JetStream is not current with the meta leader",
 		"RAFT [NxxZFuJy - _meta_] Falling behind in health check, commit 13 != applied 10",
 		"RAFT [NxxZFuJy - _meta_] Health check OK, no longer falling behind",
 		"Filestore [KV_ESH3AR_CLUSTER_1] TTL state is outdated; attempting to recover using linear scan (seq 1 to 20)",
