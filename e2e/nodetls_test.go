@@ -110,7 +110,8 @@ func TestNodesWithTLS(t *testing.T) {
 
 	// At the port between the nodes a server of the name of one of the core, on another directory.
 	port := freePorts(t, 1)[0]
-	route := d.launch("stranger4", append([]string{"--cluster-listen", port, "--routes", port + "," + c.routes[0]}, theirs.args("route")...)...)
+	// At the usual level its log tells that only after half a minute, because the servers of a cluster start one by one.
+	route := d.launch("stranger4", append([]string{"--log-level", "debug", "--cluster-listen", port, "--routes", port + "," + c.routes[0]}, theirs.args("route")...)...)
 	route.await("the route to be refused", func() bool { return strings.Contains(route.tail(1<<20), "unknown authority") })
 	if _, err := os.Stat(route.addr); err == nil {
 		t.Error("a stranger's node serves")
