@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/esh3artech/esh3ar/internal/filelock"
 )
 
 // Process is a provider that runs nodes as processes of this machine. They live on when the autoscaler ends, and another
@@ -145,7 +147,7 @@ func (p *Process) lock(ctx context.Context) (unlock func(), err error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		free, err := tryLock(f)
+		free, err := filelock.Try(f)
 		if free {
 			return func() { f.Close() }, nil
 		}
@@ -160,15 +162,6 @@ func (p *Process) lock(ctx context.Context) (unlock func(), err error) {
 		case <-tick.C:
 		}
 	}
-}
-
-// tryLock locks a file, until it is closed by all who have it, unless somebody else has.
-func tryLock(f *os.File) (bool, error) {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // look returns the nodes whose processes run. The lock must be held.
@@ -222,7 +215,7 @@ func (n processNode) alive() (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	free, err := tryLock(f)
+	free, err := filelock.Try(f)
 	return !free && err == nil, err
 }
 
@@ -298,7 +291,7 @@ func (p *Process) startOne(ctx context.Context, n processNode) (process *os.Proc
 		return nil, err
 	}
 	defer alive.Close() // the child has it
-	if _, err := tryLock(alive); err != nil {
+	if _, err := filelock.Try(alive); err != nil {
 		return nil, err
 	}
 	log, err := os.OpenFile(n.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
