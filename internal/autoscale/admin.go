@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/esh3artech/esh3ar/internal/health"
 )
 
 // Report is the answer of GET /decisions.
@@ -28,9 +30,9 @@ type Report struct {
 func (a *Autoscaler) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, status{"ok"}) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { health.Answer(w, http.StatusOK, status{"ok"}) })
 	mux.HandleFunc("GET /readyz", a.serveReady)
-	mux.HandleFunc("GET /decisions", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, a.report(r.Context())) })
+	mux.HandleFunc("GET /decisions", func(w http.ResponseWriter, r *http.Request) { health.Answer(w, http.StatusOK, a.report(r.Context())) })
 	return mux
 }
 
@@ -41,10 +43,10 @@ type status struct {
 // serveReady says whether this process knows the nodes and who leads: then it leads, or would take over.
 func (a *Autoscaler) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if _, known := a.observer.Live(); !known || a.leader.Holder() == "" {
-		answer(w, http.StatusServiceUnavailable, status{"unavailable"})
+		health.Answer(w, http.StatusServiceUnavailable, status{"unavailable"})
 		return
 	}
-	answer(w, http.StatusOK, status{"ok"})
+	health.Answer(w, http.StatusOK, status{"ok"})
 }
 
 // reportTime bounds how long the decisions are waited for.
@@ -72,11 +74,4 @@ func (a *Autoscaler) report(ctx context.Context) Report {
 		r.Decisions = kept.Decisions
 	}
 	return r
-}
-
-func answer(w http.ResponseWriter, code int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // whoever hung up needs no answer
 }

@@ -1,11 +1,12 @@
 package balance
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/esh3artech/esh3ar/internal/health"
 )
 
 // nodeReport is a node in the answer of /nodes. Times are in seconds.
@@ -33,7 +34,7 @@ func (b *Balancer) adminHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", b.serveHealth)
 	mux.HandleFunc("GET /readyz", b.serveHealth)
 	mux.HandleFunc("GET /nodes", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, struct {
+		health.Answer(w, http.StatusOK, struct {
 			Nodes []nodeReport `json:"nodes"`
 		}{b.reports()})
 	})
@@ -73,14 +74,7 @@ func (b *Balancer) serveHealth(w http.ResponseWriter, r *http.Request) {
 			status, word = http.StatusServiceUnavailable, "unavailable"
 		}
 	}
-	answer(w, status, struct {
+	health.Answer(w, status, struct {
 		Status string `json:"status"`
 	}{word})
-}
-
-func answer(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // fails only if the client has gone
 }

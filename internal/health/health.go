@@ -275,7 +275,7 @@ func (h *Health) Collect(ch chan<- prometheus.Metric) {
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, struct {
+		Answer(w, http.StatusOK, struct {
 			Status Status `json:"status"`
 		}{OK})
 	})
@@ -285,7 +285,7 @@ func (h *Health) Handler() http.Handler {
 		if report.Status == Unavailable {
 			status = http.StatusServiceUnavailable
 		}
-		answer(w, status, report)
+		Answer(w, status, report)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{
 		ErrorHandling:       promhttp.ContinueOnError,
@@ -294,7 +294,8 @@ func (h *Health) Handler() http.Handler {
 	return mux
 }
 
-func answer(w http.ResponseWriter, status int, body any) {
+// Answer writes a JSON answer about how things are now, which nobody is to keep.
+func Answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
