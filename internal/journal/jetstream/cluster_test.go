@@ -196,7 +196,8 @@ func TestLeaderKilled(t *testing.T) {
 					}
 					gone := dead[node]
 					mu.Unlock()
-					if took := time.Since(began); took > 3*time.Second {
+					// It ends with its context; how soon after that is the machine's matter.
+					if took := time.Since(began); took > recovery {
 						t.Errorf("an append of one second took %v", took)
 					}
 					if gone {
