@@ -35,7 +35,7 @@ const (
 	// watchExpiry is how long the server keeps a request of the watch.
 	watchExpiry = 10 * time.Second
 
-	// watchPatience is how long a watch lasts that has held, and how long none may before that is something to look at.
+	// watchPatience is after how long without a watch that is something to look at. One that ends after so long is told again.
 	watchPatience = 10 * time.Second
 
 	// watchForgotten is after how long the server forgets a watch that ended.
@@ -90,19 +90,23 @@ func newBoard(i, replicas int, js jetstream.JetStream, log *slog.Logger, apply f
 	}}
 }
 
-// run watches the bucket until ctx ends. That a watch ends is ordinary, its server may have died. That none holds is not.
+// run watches the bucket until ctx ends. That a watch ends is ordinary, its server may have died. That none can be begun for long
+// is not.
 func (b *board) run(ctx context.Context) {
 	told := "" // what was logged last, so that a long outage is one line
-	held := time.Now()
+	held := time.Now() // when the bucket was last seen
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := b.watch(ctx)
+		seen, err := b.watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		now := time.Now()
+		if seen {
+			held = now
+		}
 		if now.Sub(began) > watchPatience {
-			held, told = now, ""
+			told = ""
 		}
 		level := slog.LevelInfo
 		if now.Sub(held) > watchPatience {
@@ -150,13 +154,13 @@ func (b *board) find(ctx context.Context) (jetstream.Stream, error) {
 // watch tells all values and then every change, until it fails. The consumer is
 // a plain one in the server's memory, whose silence shows within a second.
 // nats.go's own watch of a bucket would notice that its server died only after
-// ten.
-func (b *board) watch(ctx context.Context) error {
+// ten. Seen says that it could be begun.
+func (b *board) watch(ctx context.Context) (seen bool, err error) {
 	opening, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	s, err := b.open(opening)
 	if err != nil {
-		return fmt.Errorf("open: %w", err)
+		return false, fmt.Errorf("open: %w", err)
 	}
 	consumer, err := s.CreateConsumer(opening, jetstream.ConsumerConfig{
 		FilterSubject:     b.subject(">"),
@@ -167,12 +171,12 @@ func (b *board) watch(ctx context.Context) error {
 		InactiveThreshold: watchForgotten,
 	})
 	if err != nil {
-		return fmt.Errorf("create a consumer: %w", err)
+		return false, fmt.Errorf("create a consumer: %w", err)
 	}
 	entries, err := consumer.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat),
 		jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer entries.Stop()
 	if consumer.CachedInfo().NumPending == 0 {
@@ -182,14 +186,14 @@ func (b *board) watch(ctx context.Context) error {
 	for delivered := uint64(1); ; delivered++ {
 		msg, err := entries.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return err
+			return true, err
 		}
 		meta, err := msg.Metadata()
 		if err != nil {
-			return err
+			return true, err
 		}
 		if meta.Sequence.Consumer != delivered {
-			return fmt.Errorf("change %d came in the place of %d", meta.Sequence.Consumer, delivered)
+			return true, fmt.Errorf("change %d came in the place of %d", meta.Sequence.Consumer, delivered)
 		}
 		b.apply(boardEntry{key: msg.Subject()[len(b.subject("")):], value: b.value(msg), revision: meta.Sequence.Stream})
 		if !complete && meta.NumPending == 0 {
