@@ -111,7 +111,7 @@ func advice(check string, stored bool) string {
 	case "clock":
 		return "Set the machine's clock by NTP; nothing expires by the jump."
 	case "cluster":
-		return "Look at the network between this node and the others, and whether a majority of them runs."
+		return "Just after a start it passes. If it does not, look at the network between this node and the others, and whether a majority of them runs."
 	case "devices":
 		return "Nothing, if the number of devices falls; see shed-rate. If it does not, devices come without a negotiation, or the other nodes have no room: add nodes."
 	case "drain":
