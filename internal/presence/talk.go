@@ -12,9 +12,10 @@ import (
 func (r *Router) confirmed(ctx context.Context, node, subject string, batch []byte) bool {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Patience)
 	defer cancel()
-	pause := time.NewTimer(0)
+	// It is set anew before it is waited for. One that were due at once, and read by many goroutines of a synctest bubble at one
+	// time, crashes the race detector (Go 1.26.8).
+	pause := time.NewTimer(r.opts.Patience)
 	defer pause.Stop()
-	<-pause.C
 	const first, most = 5 * time.Millisecond, 200 * time.Millisecond
 	for wait := first; ; wait = min(2*wait, most) {
 		try, end := context.WithTimeout(ctx, max(r.opts.Patience/4, time.Millisecond))
