@@ -106,6 +106,7 @@ func (c *Cluster) Kill(i int) {
 // Stop ends the i-th server in good order.
 func (c *Cluster) Stop(i int) {
 	c.tb.Helper()
+	c.net.proxies[i].forward("") // its port may be another test's server's next
 	if err := c.Server(i).Close(); err != nil {
 		c.tb.Error(err)
 	}

@@ -78,7 +78,7 @@ type proxy struct {
 	running sync.WaitGroup
 
 	mu     sync.Mutex
-	target string
+	target string // "" while the server is away
 }
 
 func (p *proxy) addr() string { return p.ln.Addr().String() }
@@ -111,7 +111,7 @@ func (p *proxy) run() {
 		target := p.target
 		p.mu.Unlock()
 		var out net.Conn
-		if err = errors.New("no server yet"); target != "" {
+		if err = errors.New("no server"); target != "" {
 			out, err = net.Dial("tcp", target) //nolint:noctx // on loopback
 		}
 		if err != nil {
