@@ -93,7 +93,7 @@ func newBoard(i, replicas int, js jetstream.JetStream, log *slog.Logger, apply f
 // run watches the bucket until ctx ends. That a watch ends is ordinary, its server may have died. That none can be begun for long
 // is not.
 func (b *board) run(ctx context.Context) {
-	told := "" // what was logged last, so that a long outage is one line
+	told := ""         // what was logged last, so that a long outage is one line
 	held := time.Now() // when the bucket was last seen
 	for ctx.Err() == nil {
 		began := time.Now()
