@@ -34,6 +34,9 @@ type book struct {
 	felt    feelings // what of all that belongs to which fault
 }
 
+// devicesEach is how many devices a recipient may have: message.devices has a bit for each.
+const devicesEach = 8
+
 // message is one message as its sender and its recipient's devices saw it.
 type message struct {
 	recipient, seq uint32
@@ -89,7 +92,11 @@ func (b *book) fault(format string, args ...any) {
 }
 
 func (b *book) faultLocked(format string, args ...any) {
-	b.faults = append(b.faults, fmt.Sprintf(format, args...))
+	since := time.Duration(0)
+	if b.began > 0 {
+		since = time.Duration(b.now() - b.began)
+	}
+	b.faults = append(b.faults, fmt.Sprintf("%.2f s: ", since.Seconds())+fmt.Sprintf(format, args...))
 }
 
 // begin notes that a message is about to be sent for the first time, and names it.
@@ -183,7 +190,7 @@ func (b *book) received(recipient uint32, device int, id, content string) {
 	m.devices |= 1 << device
 	b.last = max(now, b.last+1)
 	b.ledger.Append(&loadgen.Record{
-		Kind: loadgen.Received, Recipient: recipient, Seq: m.seq, Device: recipient, ID: parsed, At: b.last, Sent: m.sent,
+		Kind: loadgen.Received, Recipient: recipient, Seq: m.seq, Device: recipient*devicesEach + uint32(device), ID: parsed, At: b.last, Sent: m.sent,
 	})
 }
 

@@ -32,7 +32,7 @@ type Verdict struct {
 	Ended   int `json:"ended"`
 	Waiting int `json:"waiting"`
 	// Disordered counts messages that a device got for the first time after one that was sent only
-	// when this one had been accepted.
+	// when this one had been accepted, unless another device had it already.
 	Disordered int `json:"out_of_order"`
 	// Contradictions counts what must never be: a message received though refused, or never sent, or
 	// under another id than the 202 gave, or two ids for one message.
@@ -99,6 +99,7 @@ type receipt struct {
 	sent     int64 // when its sending began
 	accepted int64 // when its 202 was read
 	seq      uint32
+	again    bool // another device had received it before
 	of       *Record
 }
 
@@ -128,7 +129,7 @@ func (v *Verdict) message(msg []Record, firsts []receipt) []receipt {
 			v.Repeated++
 			continue
 		}
-		firsts = append(firsts, receipt{device: r.Device, at: r.At, seq: r.Seq, of: r})
+		firsts = append(firsts, receipt{device: r.Device, at: r.At, seq: r.Seq, again: len(firsts) > start, of: r})
 	}
 	switch {
 	case answer == nil:
@@ -171,7 +172,9 @@ func (v *Verdict) message(msg []Record, firsts []receipt) []receipt {
 }
 
 // order counts the violations among the first receipts of one client's messages to one recipient. The
-// promise: when a message's 202 was there before the other's sending began, it arrives first.
+// promise: when a message's 202 was there before the other's sending began, it arrives first. It ends when a
+// device has acknowledged the message: if the server dies before that is stored, the message is sent again, also
+// to a device that is ahead.
 func (v *Verdict) order(firsts []receipt) {
 	slices.SortFunc(firsts, func(a, b receipt) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.at, b.at))
@@ -181,7 +184,7 @@ func (v *Verdict) order(firsts []receipt) {
 		switch {
 		case i == 0 || r.device != firsts[i-1].device:
 			latest = r
-		case latest.sent > r.accepted:
+		case latest.sent > r.accepted && !r.again:
 			v.Disordered++
 			v.note("%s arrived after number %d, which was sent when this one had been accepted", r.of.name(), latest.seq)
 		case r.sent > latest.sent:

@@ -91,6 +91,27 @@ func TestAccount(t *testing.T) {
 				s.received(0, 1, i, int64(1000+n))
 			}
 		}, Verdict{Accepted: 4, Received: 4, Disordered: 1}, "after number 3"},
+		{"sent again to a device that is ahead", func(s *story) {
+			s.accepted(1, 0, 10, 20)
+			s.accepted(1, 1, 30, 40)
+			s.received(0, 1, 0, 50)
+			s.received(1, 1, 1, 51)
+			s.received(1, 1, 0, 52)
+		}, Verdict{Accepted: 2, Received: 2}, ""},
+		{"a device out of order behind another", func(s *story) {
+			s.accepted(1, 0, 10, 20)
+			s.accepted(1, 1, 30, 40)
+			s.received(0, 1, 1, 50)
+			s.received(1, 1, 1, 51)
+			s.received(1, 1, 0, 52)
+		}, Verdict{Accepted: 2, Received: 2, Disordered: 1}, "message 0 of client 1"},
+		{"a device that is behind", func(s *story) {
+			s.accepted(1, 0, 10, 20)
+			s.accepted(1, 1, 30, 40)
+			s.received(0, 1, 1, 50) // message 0 was canceled
+			s.received(1, 1, 0, 51) // and was under way
+			s.received(1, 1, 1, 52)
+		}, Verdict{Accepted: 2, Received: 2}, ""},
 		{"each device has its own order", func(s *story) {
 			s.accepted(1, 0, 10, 20)
 			s.accepted(1, 1, 30, 40)
