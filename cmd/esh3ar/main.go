@@ -102,6 +102,7 @@ func newParser(ctx context.Context, std stdio) (*kong.Kong, error) {
 			Config: configCmd{serverOptions: defaultServerOptions()},
 			Migrate: migrateCmd{
 				Up:     migrateUpCmd{serverOptions: defaultServerOptions()},
+				Adopt:  migrateAdoptCmd{serverOptions: defaultServerOptions()},
 				Status: migrateStatusCmd{serverOptions: defaultServerOptions()},
 			},
 		},

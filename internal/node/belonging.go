@@ -56,7 +56,7 @@ func (c *Config) explain(err error) error {
 	}
 	return fmt.Errorf("the store %s and the journal %s do not belong together: %w. "+
 		"Nothing was stored or delivered. Start with the store and the journal of one deployment; "+
-		"if this store is to go on with this journal, stop all nodes and run first: esh3ar migrate adopt %s",
+		"if this store is to go on with this journal, stop all nodes and run first, with the same options: esh3ar migrate adopt %s",
 		c.storePlace(), c.journalPlace(), err, foreign.Streams)
 }
 
