@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/delivery"
 	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/store"
@@ -21,6 +22,8 @@ type inbox struct {
 	mu     sync.Mutex
 	queue  *fair.Queue[request]
 	signal chan struct{} // cap inboxReaders: somebody may find work
+
+	pages chan page // cap inboxReaders: read, and not yet trusted; readers wait when it is full
 }
 
 type request struct {
@@ -29,8 +32,17 @@ type request struct {
 	effect delivery.Effect
 }
 
+// page is what was read for a request.
+type page struct {
+	request
+	items []*delivery.Item
+	// stored are the shard's positions before the reading. A store that has not reached them any more was set back:
+	// what the page lacks may be lost, and what comes after it would overtake it.
+	stored [esh3ar.Tiers]uint64
+}
+
 func newInbox(d *Dispatcher) *inbox {
-	return &inbox{d: d, queue: fair.New[request](d.opts.Weights), signal: make(chan struct{}, inboxReaders)}
+	return &inbox{d: d, queue: fair.New[request](d.opts.Weights), signal: make(chan struct{}, inboxReaders), pages: make(chan page, inboxReaders)}
 }
 
 func (b *inbox) ask(q request) {
@@ -61,6 +73,7 @@ func (b *inbox) run(ctx context.Context) {
 	for range inboxReaders {
 		readers.Go(func() { b.serve(ctx) })
 	}
+	readers.Go(func() { b.verify(ctx) })
 	readers.Wait()
 }
 
@@ -86,11 +99,12 @@ func (b *inbox) serve(ctx context.Context) {
 	}
 }
 
-// read answers one request. While the store is down each reader fails a request at the pace of its
+// read reads for one request. While the store is down each reader fails a request at the pace of its
 // retry, and the recipient asks anew: so reading starts by itself when the store is back. It returns the
 // number of rows.
 func (b *inbox) read(ctx context.Context, q request, retry *retry) (int, error) {
 	s := q.r.shard
+	stored := s.committer.positions()
 	rows, err := b.d.opts.Store.Waiting(ctx, store.Waiting{
 		Shard:     s.id,
 		Recipient: q.r.name,
@@ -106,10 +120,44 @@ func (b *inbox) read(ctx context.Context, q request, retry *retry) (int, error) 
 		return 0, nil
 	}
 	retry.reset()
-	items := make([]*delivery.Item, len(rows))
+	p := page{request: q, items: make([]*delivery.Item, len(rows)), stored: stored}
 	for i := range rows {
-		items[i] = itemOf(&rows[i])
+		p.items[i] = itemOf(&rows[i])
 	}
-	s.post(q.r.name, event{kind: evPage, ticket: q.effect.Ticket, items: items})
-	return len(rows), nil
+	select {
+	case b.pages <- p:
+		return len(rows), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// verify hands pages over, after a look at whether the store had been set back when they were read. It takes as many
+// pages at a look as have come, until ctx ends.
+func (b *inbox) verify(ctx context.Context) {
+	for {
+		var read []page
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-b.pages:
+			read = append(read, p)
+		}
+		for len(b.pages) > 0 {
+			read = append(read, <-b.pages)
+		}
+		found, err := b.d.opts.Store.Positions(ctx)
+		for _, p := range read {
+			e := event{kind: evPage, ticket: p.effect.Ticket, items: p.items}
+			s := p.r.shard
+			switch {
+			case err != nil: // asked anew, which is paced
+				e = event{kind: evReadFailed, ticket: p.effect.Ticket}
+			case !reached(found[s.id], p.stored):
+				e = event{kind: evReadFailed, ticket: p.effect.Ticket}
+				s.suspect()
+			}
+			s.post(p.r.name, e)
+		}
+	}
 }

@@ -30,6 +30,8 @@ type shard struct {
 	looks *semaphore.Weighted
 	lags  [esh3ar.Tiers]lag // of its intakes
 
+	suspected chan struct{} // cap 1: the store may have been set back
+
 	mu         sync.Mutex
 	recipients map[string]*recipient
 	active     int       // recipients that have something to do
@@ -42,7 +44,7 @@ type shard struct {
 
 func newShard(d *Dispatcher, id uint16) *shard {
 	s := &shard{d: d, id: id, recipients: make(map[string]*recipient), memory: newMemory(d.opts.Memory),
-		looks: semaphore.NewWeighted(scanLooks)}
+		looks: semaphore.NewWeighted(scanLooks), suspected: make(chan struct{}, 1)}
 	s.idle.L = &s.mu
 	s.timers = newTimers(d.opts.Now)
 	s.committer = newCommitter(s)
@@ -272,7 +274,15 @@ func (s *shard) purge(ctx context.Context) error {
 	}
 }
 
-// check asks the store now and then whether it still has what it has stored, until ctx ends or it has not. A store that has lost
+// suspect has check look at once.
+func (s *shard) suspect() {
+	select {
+	case s.suspected <- struct{}{}:
+	default: // it will
+	}
+}
+
+// check asks the store now and then, and when it is told to, whether it still has what it has stored, until ctx ends or it has not. A store that has lost
 // commits refuses the next one, but there may be none for long, while what it lost waits for a recipient.
 func (s *shard) check(ctx context.Context) error {
 	tick := time.NewTicker(s.d.opts.CheckEvery)
@@ -282,6 +292,7 @@ func (s *shard) check(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case <-s.suspected:
 		}
 		stored := s.committer.positions()
 		found, err := s.d.opts.Store.Positions(ctx)
