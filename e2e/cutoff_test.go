@@ -11,13 +11,15 @@ import (
 	"time"
 )
 
-// gate forwards TCP connections while it is open. Shut, it breaks them all and takes none.
+// gate forwards TCP connections while it is open. Shut, it breaks them all and takes none; silent, it keeps what is said to itself
+// until it is open again.
 type gate struct {
 	to       string
 	listener net.Listener
 
 	mu    sync.Mutex
 	shut  bool
+	open  chan struct{} // closed while the gate is not silent
 	conns map[net.Conn]struct{}
 	busy  sync.WaitGroup
 }
@@ -28,7 +30,8 @@ func newGate(t *testing.T, to string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{to: to, listener: l, conns: make(map[net.Conn]struct{})}
+	g := &gate{to: to, listener: l, open: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+	close(g.open)
 	g.busy.Go(func() {
 		for {
 			in, err := l.Accept()
@@ -63,7 +66,7 @@ func (g *gate) forward(in net.Conn) {
 	var both sync.WaitGroup
 	for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
 		both.Go(func() {
-			_, _ = io.Copy(pair[0], pair[1])
+			_, _ = io.Copy(pair[0], heard{g, pair[1]})
 			_ = pair[0].Close()
 			_ = pair[1].Close()
 		})
@@ -75,11 +78,38 @@ func (g *gate) forward(in net.Conn) {
 	g.mu.Unlock()
 }
 
+// heard is what comes from one side, while the gate is not silent.
+type heard struct {
+	g    *gate
+	from io.Reader
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.from.Read(b)
+	h.g.mu.Lock()
+	open := h.g.open
+	h.g.mu.Unlock()
+	<-open
+	return n, err
+}
+
+// silence has the gate fall silent until set is called.
+func (g *gate) silence() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = make(chan struct{})
+}
+
 // set shuts the gate or opens it.
 func (g *gate) set(shut bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shut = shut
+	select {
+	case <-g.open:
+	default:
+		close(g.open)
+	}
 	if shut {
 		for c := range g.conns {
 			_ = c.Close()

@@ -11,7 +11,7 @@ import (
 //
 //	reached ──silent for awayAfter longer than another node's, which is steady──► away
 //	   ▲                                                                           │
-//	   └────────────────────────has answered for steadyFor─────────────────────────┘
+//	   └──────────has answered for steadyFor, longer after it was back─────────────┘
 //
 // When the store itself is down it falls silent for all at once, and when it
 // comes back each node finds that out in its own time, but long before another
@@ -30,6 +30,12 @@ const (
 	// than a node needs to find out that its store is back, connections that
 	// hang and pauses between attempts to open it included.
 	steadyFor = 15 * time.Second
+
+	// A node that is away again within relapse of its return has to be steady for
+	// twice as long as before, and for steadyMost at most, so that a bad line does
+	// not move shards all the time.
+	relapse    = 10 * time.Minute
+	steadyMost = 4 * time.Minute
 
 	// lapse is the longest silence that does not end a steady time.
 	lapse = 3 * time.Second
@@ -55,6 +61,13 @@ type contact struct {
 	failures int       // questions in vain since answered
 }
 
+// reachability is whether a node's store is away, and what follows from how it was.
+type reachability struct {
+	away     bool
+	steady   time.Duration // for how long it has to be steady to be no more
+	returned time.Time     // when it ceased to be
+}
+
 // note notes what became of a question.
 func (c *contact) note(asked time.Time, err error) {
 	if err != nil {
@@ -67,9 +80,10 @@ func (c *contact) note(asked time.Time, err error) {
 	c.answered, c.failures = asked, 0
 }
 
-// steady says whether the store answers, and has done so for long enough.
-func (c *contact) steady(now time.Time, silence time.Duration) bool {
-	return c.answered.Sub(c.since) >= steadyFor && now.Sub(c.answered) <= silence
+// steady says whether the store has answered for so long, and its silence since
+// is at most this.
+func (c *contact) steady(long, silence time.Duration, now time.Time) bool {
+	return c.answered.Sub(c.since) >= long && now.Sub(c.answered) <= silence
 }
 
 // decided says whether enough was asked to say whether the store is away.
@@ -92,15 +106,20 @@ func (s *StoreContact) contact(now time.Time) contact {
 	return contact{answered: answered, since: answered.Add(-time.Duration(s.Steady) * time.Millisecond)}
 }
 
-// storeIsAway says whether a node's store is away, by what it was before, how it
-// answers, and how those of the other nodes do that take shards.
-func storeIsAway(was bool, own contact, others []contact, now time.Time) bool {
-	if was {
-		return !own.steady(now, lapse)
+// next is whether the store is away by now, by how it answers, and how those of
+// the other nodes do that take shards.
+func (a reachability) next(own contact, others []contact, now time.Time) reachability {
+	switch {
+	case a.away && own.steady(a.steady, lapse, now):
+		return reachability{steady: a.steady, returned: now}
+	case a.away || own.failures < awayFailures || !slices.ContainsFunc(others, func(c contact) bool {
+		return c.steady(steadyFor, awayAfter, now) && c.answered.Sub(own.answered) >= awayAfter
+	}):
+		return a
+	case a.returned.IsZero() || now.Sub(a.returned) > relapse:
+		return reachability{away: true, steady: steadyFor}
 	}
-	return own.failures >= awayFailures && slices.ContainsFunc(others, func(c contact) bool {
-		return c.steady(now, awayAfter) && c.answered.Sub(own.answered) >= awayAfter
-	})
+	return reachability{away: true, steady: min(2*a.steady, steadyMost)}
 }
 
 // watchStore asks at every heartbeat whether this node's store answers, until
@@ -136,14 +155,13 @@ func (m *Members) noteStore(asked time.Time, err error) {
 			others = append(others, n.contact)
 		}
 	}
-	away := storeIsAway(m.self.Away, m.contact, others, time.Now())
-	switch {
-	case away && !m.self.Away:
-		m.opts.Logger.Warn("this node does not reach the message store, and others do: they get its shards", "error", err)
-	case !away && m.self.Away:
-		m.opts.Logger.Info("this node reaches the message store again: it takes its share of the shards")
-	}
-	if away != m.self.Away {
+	m.reachability = m.reachability.next(m.contact, others, time.Now())
+	if away := m.reachability.away; away != m.self.Away {
+		if away {
+			m.opts.Logger.Warn("this node does not reach the message store, and others do: they get its shards", "error", err)
+		} else {
+			m.opts.Logger.Info("this node reaches the message store again: it takes its share of the shards")
+		}
 		m.change(func(s *Member) { s.Away = away })
 	}
 	if m.contact.decided() && !isClosed(m.storeKnown) {

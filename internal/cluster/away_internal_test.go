@@ -45,7 +45,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-func TestStoreIsAway(t *testing.T) {
+func TestReachability(t *testing.T) {
 	now := time.Now()
 	const s = time.Second
 	is := func(silent, steady time.Duration, failures int) contact {
@@ -79,10 +79,36 @@ func TestStoreIsAway(t *testing.T) {
 		"away, and back with a question out": {was: true, own: is(2*s, 15*s, 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := storeIsAway(test.was, test.own, test.others, now); got != test.want {
-				t.Errorf("away: %v", got)
+			before := reachability{away: test.was, steady: steadyFor}
+			if got := before.next(test.own, test.others, now); got.away != test.want {
+				t.Errorf("away: %v", got.away)
 			}
 		})
+	}
+}
+
+// TestABadLine: who is away again soon after its return has to be steady for longer each time, to an extent.
+func TestABadLine(t *testing.T) {
+	now := time.Now()
+	other := func() []contact { return []contact{{answered: now, since: now.Add(-time.Hour)}} }
+	var a reachability
+	var needed []time.Duration
+	for _, well := range []time.Duration{time.Hour, time.Second, time.Minute, time.Minute, 9 * time.Minute, time.Minute, time.Minute, 11 * time.Minute} {
+		now = now.Add(well)
+		own := contact{answered: now.Add(-time.Minute), since: now.Add(-2 * time.Minute), failures: 30}
+		if a = a.next(own, other(), now); !a.away {
+			t.Fatalf("not away after %v", needed)
+		}
+		since := now
+		for a.away {
+			now = now.Add(time.Second)
+			a = a.next(contact{answered: now, since: since}, other(), now)
+		}
+		needed = append(needed, now.Sub(since))
+	}
+	s := time.Second
+	if want := []time.Duration{15 * s, 30 * s, 60 * s, 120 * s, 240 * s, 240 * s, 240 * s, 15 * s}; !slices.Equal(needed, want) {
+		t.Errorf("it had to be steady for %v, want %v", needed, want)
 	}
 }
 

@@ -118,19 +118,20 @@ type MembersOptions struct {
 type Members struct {
 	opts MembersOptions
 
-	mu          sync.Mutex
-	self        Member
-	beat        uint64
-	contact     contact // of this node
-	views       [boards]boardView
-	nodes       map[string]*node
-	holders     map[uint16]holder
-	last        time.Time             // when the newest report that was stored began to be
-	joined      chan struct{}         // closed when the first report is stored
-	storeKnown  chan struct{}         // closed when it is known whether this node's store is away
-	report      [boards]chan struct{} // cap 1: there is something to report before it is time
-	membership  broadcast
-	holdersNews broadcast
+	mu           sync.Mutex
+	self         Member
+	beat         uint64
+	contact      contact // of this node, like reachability
+	reachability reachability
+	views        [boards]boardView
+	nodes        map[string]*node
+	holders      map[uint16]holder
+	last         time.Time             // when the newest report that was stored began to be
+	joined       chan struct{}         // closed when the first report is stored
+	storeKnown   chan struct{}         // closed when it is known whether this node's store is away
+	report       [boards]chan struct{} // cap 1: there is something to report before it is time
+	membership   broadcast
+	holdersNews  broadcast
 
 	leaseBoard *board // set with joined
 }

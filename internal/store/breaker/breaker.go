@@ -42,6 +42,7 @@ type Options struct {
 type Store struct {
 	store.Store // nil until opened is set
 	opened      atomic.Bool
+	answers     atomic.Uint64         // calls that the store answered
 	lack        atomic.Pointer[error] // why it is not opened, as far as is known
 
 	breaker     circuitbreaker.CircuitBreaker[any]
@@ -132,6 +133,17 @@ func (b *Store) Ping(ctx context.Context) error {
 	return b.Store.Ping(ctx)
 }
 
+// Reach is Ping for whoever wants to know whether the store is there at all: where no connection is free for the
+// question in time, the answer to any other call will do.
+func (b *Store) Reach(ctx context.Context) error {
+	before := b.answers.Load()
+	err := b.Ping(ctx)
+	if err != nil && b.answers.Load() != before {
+		return nil
+	}
+	return err
+}
+
 // Close implements store.Store. Without a store it does nothing.
 func (b *Store) Close() error {
 	if !b.Opened() {
@@ -162,6 +174,7 @@ func call[T any](ctx context.Context, b *Store, limit time.Duration, f func(cont
 	v, err := f(limited)
 	switch {
 	case healthy(err):
+		b.answers.Add(1)
 		b.breaker.RecordSuccess()
 	case errors.Is(ctx.Err(), context.Canceled):
 		// The caller does not want the answer any more, which says nothing about the store. The permit

@@ -123,3 +123,38 @@ func TestCallersThatHangUpDoNotOpenIt(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// busy is a store that has no connection free for a ping.
+type busy struct {
+	patient
+	pinged chan struct{}
+}
+
+func (b *busy) Ping(ctx context.Context) error {
+	b.pinged <- struct{}{}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &busy{pinged: make(chan struct{})}
+		s := breaker.New(p, breaker.Options{Logger: slog.New(slog.DiscardHandler)})
+		for _, test := range []struct {
+			name string
+			err  error // of a call meanwhile
+			ok   bool
+		}{{"answered", nil, true}, {"answered with a no", store.ErrNotFound, true}, {"not answered", errors.New("connection refused"), false}} {
+			p.err = test.err
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			reached := make(chan error, 1)
+			go func() { reached <- s.Reach(ctx) }()
+			<-p.pinged
+			_, _ = s.Message(ctx, "bank", esh3ar.ID{}) // its error is the test's
+			if err := <-reached; (err == nil) != test.ok {
+				t.Errorf("a call was %s: %v", test.name, err)
+			}
+			cancel()
+		}
+	})
+}
