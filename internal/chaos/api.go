@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"time"
 )
 
@@ -43,9 +44,12 @@ type refusal struct {
 	Status int    `json:"status"`
 	Code   string `json:"code"`
 	Detail string `json:"detail"`
+	From   string `json:"-"` // the server's address
 }
 
-func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Detail) }
+func (r *refusal) Error() string {
+	return fmt.Sprintf("%d %s by %s: %s", r.Status, r.Code, r.From, r.Detail)
+}
 
 // passing reports whether the refusal says that the same request may succeed later.
 func (r *refusal) passing() bool {
@@ -66,6 +70,8 @@ func (a *api) call(ctx context.Context, method, path, key string, body, out any)
 		}
 		send = bytes.NewReader(raw)
 	}
+	from := ""
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { from = c.Conn.RemoteAddr().String() }})
 	req, err := http.NewRequestWithContext(ctx, method, base+path, send)
 	if err != nil {
 		return err
@@ -87,7 +93,7 @@ func (a *api) call(ctx context.Context, method, path, key string, body, out any)
 		return err
 	}
 	if resp.StatusCode >= 300 {
-		r := &refusal{HTTP: resp.StatusCode}
+		r := &refusal{HTTP: resp.StatusCode, From: from}
 		if err := json.Unmarshal(raw, r); err != nil {
 			return fmt.Errorf("HTTP %d without problem details: %.200q", resp.StatusCode, raw)
 		}

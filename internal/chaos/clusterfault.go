@@ -121,58 +121,103 @@ func (f *rolling) Heal(context.Context) error {
 	return <-f.done
 }
 
-// cut cuts nodes off from each other.
-type cut struct {
+// linkFault makes something of the ways between nodes.
+type linkFault struct {
 	named
 	*lab
-	pairs [][2]*machine
+	what condition
+	ways []way
+}
+
+// between are the ways between two nodes, there and back.
+func between(a, b *machine) []way { return []way{{a.name, b.name}, {b.name, a.name}} }
+
+// around are the ways between one node and those that keep the journal.
+func (l *lab) around(m *machine) (out, in []way) {
+	for _, other := range l.core() {
+		if other != m {
+			out, in = append(out, way{m.name, other.name}), append(in, way{other.name, m.name})
+		}
+	}
+	return out, in
+}
+
+// everywhere are the ways between all nodes that keep the journal.
+func (l *lab) everywhere() []way {
+	var all []way
+	for _, m := range l.core() {
+		out, _ := l.around(m)
+		all = append(all, out...)
+	}
+	return all
 }
 
 // newPartition cuts one node off from all others.
 func newPartition(l *lab, dice *rand.Rand) Fault {
-	f := cut{named: "partition", lab: l}
-	alone := l.draft(dice, 1)[0]
-	for _, m := range l.core() {
-		if m != alone {
-			f.pairs = append(f.pairs, [2]*machine{alone, m})
-		}
-	}
-	return f
+	out, in := l.around(l.draft(dice, 1)[0])
+	return linkFault{"partition", l, condition{cut: true}, append(out, in...)}
 }
 
 // newPartitionAll cuts all nodes off from each other.
 func newPartitionAll(l *lab, _ *rand.Rand) Fault {
-	f := cut{named: "partition-all", lab: l}
-	for i, a := range l.core() {
-		for _, b := range l.core()[i+1:] {
-			f.pairs = append(f.pairs, [2]*machine{a, b})
-		}
-	}
-	return f
+	return linkFault{"partition-all", l, condition{cut: true}, l.everywhere()}
 }
 
 // newPartitionPair cuts two nodes off from each other, both of which the others reach.
 func newPartitionPair(l *lab, dice *rand.Rand) Fault {
 	two := l.draft(dice, 2)
-	return cut{"partition-pair", l, [][2]*machine{{two[0], two[1]}}}
+	return linkFault{"partition-pair", l, condition{cut: true}, between(two[0], two[1])}
 }
 
-func (f cut) Inject(context.Context) error {
-	for _, p := range f.pairs {
-		p[0].say("%s is cut off", p[1].name)
-		f.links.cut(p[0].name, p[1].name, true)
+// newPartitionOneWay lets nothing arrive of what a node sends to one other or to all, or of what they send to it.
+func newPartitionOneWay(l *lab, dice *rand.Rand) Fault {
+	ways, in := l.around(l.draft(dice, 1)[0])
+	if dice.IntN(2) == 0 {
+		ways = in
 	}
+	if dice.IntN(2) == 0 {
+		ways = ways[:1]
+	}
+	return linkFault{"partition-one-way", l, condition{cut: true}, ways}
+}
+
+// newPartitionElastic cuts a node that keeps no journal off from one that does, or from all.
+func newPartitionElastic(l *lab, dice *rand.Rand) Fault {
+	m := l.machines[l.opts.Nodes+dice.IntN(l.opts.Elastic)]
+	if dice.IntN(2) == 0 {
+		return linkFault{"partition-elastic", l, condition{cut: true}, between(m, l.draft(dice, 1)[0])}
+	}
+	out, in := l.around(m)
+	return linkFault{"partition-elastic", l, condition{cut: true}, append(out, in...)}
+}
+
+// newSlowLinks makes the ways to and from one node long, or those between all.
+func newSlowLinks(l *lab, dice *rand.Rand) Fault {
+	ways, in := l.around(l.machines[dice.IntN(len(l.machines))])
+	if ways = append(ways, in...); dice.IntN(2) == 0 {
+		ways = l.everywhere()
+	}
+	return linkFault{"slow-links", l, condition{delay: 10*time.Millisecond + rand64(dice, 300*time.Millisecond)}, ways}
+}
+
+func (f linkFault) Inject(context.Context) error {
+	for _, w := range f.ways {
+		if f.what.cut {
+			f.say("         %s does not reach %s", w.from, w.to)
+		} else {
+			f.say("         %s reaches %s after %s", w.from, w.to, f.what.delay)
+		}
+	}
+	f.links.set(f.what, f.ways...)
 	return nil
 }
 
-func (f cut) Heal(context.Context) error {
-	for _, p := range f.pairs {
-		f.links.cut(p[0].name, p[1].name, false)
-	}
+func (f linkFault) Heal(context.Context) error {
+	f.links.set(condition{}, f.ways...)
 	return nil
 }
 
-// openCluster makes the nodes of a cluster. The connections between those of its core pass through the laboratory's links.
+// openCluster makes the nodes of a cluster. The connections between them pass through the laboratory's links.
 func (l *lab) openCluster() error {
 	n := l.opts.Nodes
 	free, err := freeport.Take(l.ctx, "127.0.0.1", 2*n)
@@ -188,8 +233,14 @@ func (l *lab) openCluster() error {
 	if l.streams, err = openStreams(urls, l.book.elected); err != nil {
 		return err
 	}
-	if l.links, err = newLinks(l.ctx, names, targets); err != nil {
-		return err
+	l.links = newLinks(l.ctx)
+	var routes []string
+	for i, name := range names {
+		addr, err := l.links.lead("", name, targets[i])
+		if err != nil {
+			return err
+		}
+		routes = append(routes, addr)
 	}
 	node := func(name string, args ...string) error {
 		common := []string{"--listen", "127.0.0.1:0", "--cluster-name", "chaos", "--node-name", name}
@@ -197,13 +248,22 @@ func (l *lab) openCluster() error {
 		return err
 	}
 	for i, name := range names {
-		if err := node(name, "--cluster-listen", targets[i], "--cluster-advertise", l.links.fronts[i].addr(),
-			"--client-listen", clients[i], "--routes", strings.Join(l.links.addrs(), ",")); err != nil {
+		if err := node(name, "--cluster-listen", targets[i], "--cluster-advertise", routes[i],
+			"--client-listen", clients[i], "--routes", strings.Join(routes, ",")); err != nil {
 			return err
 		}
 	}
 	for i := range l.opts.Elastic {
-		if err := node(fmt.Sprint("elastic-", i+1), "--nats-url", strings.Join(urls, ",")); err != nil {
+		elastic := fmt.Sprint("elastic-", i+1)
+		var urls []string
+		for i, name := range names {
+			addr, err := l.links.lead(elastic, name, clients[i])
+			if err != nil {
+				return err
+			}
+			urls = append(urls, "nats://"+addr)
+		}
+		if err := node(elastic, "--nats-url", strings.Join(urls, ",")); err != nil {
 			return err
 		}
 	}

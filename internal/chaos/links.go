@@ -10,42 +10,54 @@ import (
 	"time"
 )
 
-// links is the network between the nodes of a cluster: in front of each a proxy that knows who calls, so that any two
-// can be cut off from each other. What is cut is not closed: as in a real network nothing arrives any more.
+// links is the network between the nodes of a cluster: in front of each are proxies that know who calls, so that any two
+// can be cut off from each other, one way or both, or be far away. What is cut is not closed: as in a real network nothing
+// arrives any more.
 type links struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	running sync.WaitGroup
-	fronts  []*front // by number of the node
+	fronts  []*front
 
-	mu  sync.Mutex
-	off map[[2]string]bool // pairs that are cut off from each other, the lesser name first
+	mu   sync.Mutex
+	ways map[way]condition // what is not as it should be
 }
 
-// front is the proxy in front of one node.
+// way is one direction between two nodes.
+type way struct{ from, to string }
+
+// condition is what becomes of what is sent one way.
+type condition struct {
+	cut   bool          // it does not arrive
+	delay time.Duration // up to pumpSize bytes at a time take so long, and what comes behind waits
+}
+
+// front is a proxy in front of one node.
 type front struct {
 	name   string // the node's
 	target string // its address
+	caller string // who calls here, "" for a server of the core, which says so itself
 	ln     net.Listener
 }
 
-func (f *front) addr() string { return f.ln.Addr().String() }
-
-// newLinks returns the network of these nodes, whose servers listen at these addresses. It forwards until it is closed.
-func newLinks(ctx context.Context, names, targets []string) (*links, error) {
-	k := &links{off: make(map[[2]string]bool)}
+// newLinks returns a network without nodes.
+func newLinks(ctx context.Context) *links {
+	k := &links{ways: make(map[way]condition)}
 	k.ctx, k.end = context.WithCancel(context.WithoutCancel(ctx))
-	for i := range names {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			k.close()
-			return nil, err
-		}
-		f := &front{name: names[i], target: targets[i], ln: ln}
-		k.fronts = append(k.fronts, f)
-		k.running.Go(func() { k.accept(f) })
+	return k
+}
+
+// lead returns an address that leads to the node's, until the network is closed. Caller is who calls there; "" stands for
+// all servers of the core.
+func (k *links) lead(caller, name, target string) (string, error) {
+	ln, err := (&net.ListenConfig{}).Listen(k.ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
 	}
-	return k, nil
+	f := &front{name: name, target: target, caller: caller, ln: ln}
+	k.fronts = append(k.fronts, f)
+	k.running.Go(func() { k.accept(f) })
+	return ln.Addr().String(), nil
 }
 
 func (k *links) close() {
@@ -56,32 +68,19 @@ func (k *links) close() {
 	k.running.Wait()
 }
 
-func (k *links) addrs() []string {
-	var addrs []string
-	for _, f := range k.fronts {
-		addrs = append(addrs, f.addr())
-	}
-	return addrs
-}
-
-func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
-
-// cut sets whether two nodes are cut off from each other.
-func (k *links) cut(a, b string, off bool) {
+// set sets what becomes of what is sent these ways from now on. The zero condition heals them.
+func (k *links) set(c condition, ways ...way) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if off {
-		k.off[pair(a, b)] = true
-	} else {
-		delete(k.off, pair(a, b))
+	for _, w := range ways {
+		k.ways[w] = c
 	}
 }
 
-// open says whether the two can talk.
-func (k *links) open(a, b string) bool {
+func (k *links) condition(w way) condition {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.off[pair(a, b)]
+	return k.ways[w]
 }
 
 func (k *links) accept(f *front) {
@@ -99,13 +98,13 @@ func (k *links) accept(f *front) {
 	}
 }
 
-// callerName is how a calling NATS server says its name.
+// callerName is how a calling server of the core says its name.
 var callerName = regexp.MustCompile(`"server_name":"([^"]+)"`)
 
-// forward forwards a connection until one end closes it. Who calls is known from what is said first.
+// forward forwards a connection until one end closes it. Which server of the core calls is known from what it says first.
 func (k *links) forward(f *front, in, out net.Conn) {
 	var mu sync.Mutex
-	caller := ""
+	caller := f.caller
 	who := func() string {
 		mu.Lock()
 		defer mu.Unlock()
@@ -115,12 +114,12 @@ func (k *links) forward(f *front, in, out net.Conn) {
 	defer stop()
 	var both sync.WaitGroup
 	both.Go(func() {
-		k.pump(in, out, func([]byte) bool { return k.open(who(), f.name) })
+		k.pump(in, out, func([]byte) condition { return k.condition(way{f.name, who()}) })
 		in.Close()
 		out.Close()
 	})
 	var first []byte
-	k.pump(out, in, func(b []byte) bool {
+	k.pump(out, in, func(b []byte) condition {
 		if who() == "" {
 			first = append(first, b...)
 			if m := callerName.FindSubmatch(first); m != nil {
@@ -130,22 +129,29 @@ func (k *links) forward(f *front, in, out net.Conn) {
 				first = nil
 			}
 		}
-		return k.open(who(), f.name)
+		return k.condition(way{who(), f.name})
 	})
 	in.Close()
 	out.Close()
 	both.Wait()
 }
 
-// pump forwards one way what passes, and keeps what does not until it does.
-func (k *links) pump(to, from net.Conn, passes func([]byte) bool) {
-	buf := make([]byte, 64<<10)
+// pumpSize is how many bytes are forwarded at a time, at most.
+const pumpSize = 64 << 10
+
+// pump forwards one way, as the condition is then of what is read: what is cut is kept until it is not.
+func (k *links) pump(to, from net.Conn, state func([]byte) condition) {
+	buf := make([]byte, pumpSize)
 	for {
 		n, err := from.Read(buf)
-		for !passes(buf[:n]) {
+		c := state(buf[:n])
+		for ; c.cut; c = state(nil) {
 			if !pause(k.ctx, 20*time.Millisecond) {
 				return
 			}
+		}
+		if c.delay > 0 && !pause(k.ctx, c.delay) {
+			return
 		}
 		if _, err := to.Write(buf[:n]); err != nil || k.ctx.Err() != nil {
 			return

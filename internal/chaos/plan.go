@@ -53,6 +53,8 @@ func kinds() []kind {
 		{"memory-tight", memory, 2 * s, 5 * s, newMemoryTight},
 		{"partition", routes, 3 * s, 12 * s, newPartition},
 		{"partition-all", routes, 2 * s, 6 * s, newPartitionAll},
+		{"partition-elastic", routes, 3 * s, 12 * s, newPartitionElastic},
+		{"partition-one-way", routes, 3 * s, 12 * s, newPartitionOneWay},
 		{"partition-pair", routes, 3 * s, 12 * s, newPartitionPair},
 		{"pause", process, 500 * ms, 4 * s, newPause},
 		{"power-cut", process | disk, 10 * ms, 500 * ms, newPowerCut},
@@ -60,6 +62,7 @@ func kinds() []kind {
 		{"rolling-restart", process, 8 * s, 12 * s, newRollingRestart},
 		{"silent-devices", devices, 2 * s, 4 * s, newSilentDevices},
 		{"slow-disk", disk, 2 * s, 4 * s, newSlowDisk},
+		{"slow-links", routes, 3 * s, 8 * s, newSlowLinks},
 		{"stalled-devices", network, 1 * s, 4 * s, newStalledDevices},
 		{"store-down", database, 2 * s, 6 * s, newStoreDown},
 		{"store-hang", database, 2 * s, 6 * s, newStoreHang},
@@ -156,8 +159,10 @@ func (o *Options) faults() []string {
 		switch name {
 		case "store-down", "store-hang":
 			can = o.Database != nil
-		case "kill-leader", "kill-most", "long-pause", "lose-disk", "partition", "partition-all", "partition-pair", "power-cut-all", "rolling-restart":
+		case "kill-leader", "kill-most", "long-pause", "lose-disk", "partition", "partition-all", "partition-one-way", "partition-pair", "power-cut-all", "rolling-restart", "slow-links":
 			can = o.Nodes > 1
+		case "partition-elastic":
+			can = o.Elastic > 0
 		}
 		if can && (o.Faults == nil || slices.Contains(o.Faults, name)) {
 			names = append(names, name)
