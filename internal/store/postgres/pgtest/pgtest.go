@@ -258,6 +258,9 @@ func (s *Server) signalAll(sig syscall.Signal) error {
 	for fresh := true; fresh; {
 		pids := []int{server}
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", server, server))
+		if signalled[server] && errors.Is(err, os.ErrNotExist) {
+			return nil // the signal has ended it
+		}
 		if err != nil {
 			return fmt.Errorf("pgtest: %w", err)
 		}
