@@ -258,7 +258,7 @@ func (s *Server) signalAll(sig syscall.Signal) error {
 	for fresh := true; fresh; {
 		pids := []int{server}
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", server, server))
-		if signalled[server] && errors.Is(err, os.ErrNotExist) {
+		if signalled[server] && (errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH)) {
 			return nil // the signal has ended it
 		}
 		if err != nil {
