@@ -57,7 +57,7 @@ func testIdentify(w *world) {
 	if !slices.Contains(asked, got[0]) {
 		w.Errorf("identifier %q, which nobody asked for", got[0])
 	}
-	for i, id := range append(got, w.identify("another", false)) {
+	for i, id := range slices.Concat(got, []string{w.identify("another", false)}) {
 		if id != got[0] {
 			w.Errorf("call %d: %s, the first was told %s", i, id, got[0])
 		}
