@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// handedOver is how long the shards of a node may take to have other owners after its way to the database was cut. Measured are 7 to 10 s.
-const handedOver = 20 * time.Second
+// handedOver is how long the shards of a node may take to have other owners after its way to the database was cut. Measured are 7 to 10 s,
+// and up to 17 s beside other tests.
+const handedOver = 30 * time.Second
 
 // handedBack is how long they may take to be shared again after its way was healed, which has to be good for 15 s first.
 const handedBack = 60 * time.Second
@@ -107,15 +108,13 @@ func TestOneNodeWithoutDatabase(t *testing.T) {
 		r.accepts(100)
 		way(gates[cut])
 		began := time.Now()
-		s.await("the others to own all shards", func() bool {
+		if err := s.poll(handedOver, "the others to own all shards", func() bool {
 			owners := c.owners(witness)
 			return !slices.Contains(owners, name) && !slices.Contains(owners, "")
-		})
-		took := time.Since(began)
-		t.Logf("the others owned the shards of node %d after %s", cut, took.Round(time.Millisecond))
-		if took > handedOver {
-			t.Errorf("that is more than %s", handedOver)
+		}); err != nil {
+			t.Fatal(err)
 		}
+		t.Logf("the others owned the shards of node %d after %s", cut, time.Since(began).Round(time.Millisecond))
 		r.arrives(60 * time.Second)
 
 		// Whatever it accepts has its status stored by the others.
