@@ -163,9 +163,13 @@ func (m *Members) stored(i int, began time.Time) {
 	}
 }
 
+// goodbyeTimeout bounds a goodbye. It is short: a node that is the last to stop tells nobody, and without it the others
+// notice by themselves.
+const goodbyeTimeout = requestTimeout / 4
+
 // goodbye lets the others know at once, as far as that is possible.
 func (m *Members) goodbye(ctx context.Context, bs []*board) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 	defer cancel()
 	var telling sync.WaitGroup
 	for _, b := range bs {
