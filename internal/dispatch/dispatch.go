@@ -104,6 +104,9 @@ type Options struct {
 	// the call. It is needed where Log.Last may be asked of a server that does not know yet that others go on
 	// without it. While it fails with journal.ErrFull the store is asked about everything that is read.
 	Barrier func(ctx context.Context, shard uint16) (uint64, error)
+	// End, if set, is Log.Last for whoever must not be told less than there is, and may cost writes. It is needed where
+	// Barrier is.
+	End func(ctx context.Context, p journal.Partition) (uint64, error)
 	// Connected, if set, says whether Log.Last can be believed. While it is not, nothing is said not to exist.
 	Connected func() bool
 	// Leases says which shards to own. By default all are.
@@ -182,6 +185,7 @@ type Dispatcher struct {
 	opts    Options
 	metrics *metrics
 	shards  []atomic.Pointer[shard] // nil where the shard is not owned here
+	ends    []*ends                 // by shard
 	runq    *runQueue
 	procs   *processors
 	inbox   *inbox
@@ -201,6 +205,9 @@ func New(o Options) (*Dispatcher, error) {
 	d.metrics = newMetrics(o.Metrics, d)
 	d.inbox = newInbox(d)
 	d.shards = make([]atomic.Pointer[shard], o.Shards)
+	for range o.Shards {
+		d.ends = append(d.ends, newEnds())
+	}
 	if o.Leases == Leases(alone{}) {
 		for i := range d.shards {
 			d.shards[i].Store(newShard(d, uint16(i)))

@@ -327,8 +327,12 @@ func (d *Dispatcher) Message(ctx context.Context, client string, id esh3ar.ID) (
 	}
 	row, err := d.opts.Store.Message(ctx, client, id)
 	if errors.Is(err, store.ErrNotFound) {
-		known := d.caughtUp(ctx, id.Shard(), time.Second)
+		known := d.allStored(ctx, id.Shard(), time.Second)
 		row, err = d.opts.Store.Message(ctx, client, id)
+		if known && d.opts.End != nil && errors.Is(err, store.ErrNotFound) {
+			known = d.surelyAllStored(ctx, id.Shard(), time.Second)
+			row, err = d.opts.Store.Message(ctx, client, id)
+		}
 		if errors.Is(err, store.ErrNotFound) {
 			if known {
 				return row, notFound
@@ -342,19 +346,6 @@ func (d *Dispatcher) Message(ctx context.Context, client string, id esh3ar.ID) (
 			"the message store does not answer; ask again").After(time.Second).Because(err)
 	}
 	return row, nil
-}
-
-// caughtUp waits until everything that the journal holds now of a shard is stored. It reports false when it
-// had no answer within the limit.
-func (d *Dispatcher) caughtUp(ctx context.Context, id uint16, limit time.Duration) bool {
-	s := d.owned(id)
-	if s == nil {
-		return d.storedUpTo(ctx, id, limit)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	last, err := d.lastEntries(ctx, id)
-	return err == nil && s.committer.reached(ctx, last)
 }
 
 // errLost wraps store.ErrNotOwner and store.ErrSetBack for the log.

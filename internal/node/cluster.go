@@ -162,6 +162,7 @@ func (n *Node) inCluster(o dispatch.Options) dispatch.Options {
 	if p == nil {
 		return o
 	}
+	o.End = n.journal.End
 	o.Leases, o.Barrier, o.Connected, o.StoreAway = p.leases, n.journal.Barrier, p.members.Fresh, p.members.StoreAway
 	o.Owned = func(shard uint16, owned bool) { p.router.Owned(shard, owned) }
 	o.Committed = func(shard uint16) {
