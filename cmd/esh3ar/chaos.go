@@ -24,6 +24,7 @@ type chaosCmd struct {
 	Store      string        `default:"sqlite" enum:"sqlite,postgres,both" help:"Store of the server: sqlite, postgres (a throw-away cluster), or both in turn."`
 	Nodes      int           `default:"1" enum:"1,3,5" help:"How many servers: 1, or a cluster of 3 or 5 over PostgreSQL."`
 	Elastic    int           `default:"0" help:"Nodes of a cluster that keep no journal, beside those."`
+	Balancer   bool          `help:"Put 'esh3ar balance' between the servers and all that talk to them."`
 	Duration   time.Duration `default:"30s" help:"How long load and faults of a run go on."`
 	Settle     time.Duration `default:"1m" help:"How long what is left may take to arrive."`
 	Faults     []string      `placeholder:"NAME" help:"Inject these alone. 'esh3ar chaos --list' names all."`
@@ -110,6 +111,7 @@ func (c *chaosCmd) options(n int) (o chaos.Options, end func() error, err error)
 	o.Seed, o.Dir, o.Faults = c.Seed+uint64(n), c.Dir, c.Faults
 	o.Duration, o.Settle = c.Duration, c.Settle
 	o.Clients, o.Rate, o.Recipients = c.Clients, c.Rate, c.Recipients
+	o.Balancer = c.Balancer
 	if o.Nodes, o.Elastic = c.Nodes, c.Elastic; c.Nodes > 1 || c.Store == "postgres" || c.Store == "both" && n%2 == 1 {
 		db, err := pgtest.Start("shared_buffers=64MB", "max_connections=300")
 		if err != nil {

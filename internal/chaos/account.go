@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,15 +229,22 @@ func (l *lab) account(report *Report) error {
 	}
 	report.Lost = len(lost)
 	report.note(lost)
+	logs := make(map[string]string)
 	for _, m := range l.machines {
-		log, err := os.ReadFile(m.server.logFile())
+		logs[m.name] = m.server.logFile()
+	}
+	if l.balancer != nil {
+		logs["the balancer"] = l.balancer.logFile()
+	}
+	for _, name := range slices.Sorted(maps.Keys(logs)) {
+		log, err := os.ReadFile(logs[name])
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		for _, word := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
 			if i := strings.Index(string(log), word); i >= 0 {
 				report.Contradictions++
-				report.note([]string{fmt.Sprintf("the log of %s: %s", m.name, log[i:min(i+1500, len(log))])})
+				report.note([]string{fmt.Sprintf("the log of %s: %s", name, log[i:min(i+1500, len(log))])})
 			}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"time"
 )
 
@@ -53,11 +54,26 @@ func (r *refusal) Error() string {
 
 // passing reports whether the refusal says that the same request may succeed later.
 func (r *refusal) passing() bool {
-	return r.Status == http.StatusServiceUnavailable || r.Status == http.StatusInsufficientStorage || r.Status == http.StatusTooManyRequests
+	switch r.Status {
+	case http.StatusServiceUnavailable, http.StatusInsufficientStorage, http.StatusTooManyRequests:
+		return true
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return slices.Contains(balancerCodes(), r.Code)
+	}
+	return false
 }
 
+// balancerCodes are those by which a balancer says that a server has failed it.
+func balancerCodes() []string {
+	return []string{"node_unreachable", "node_failed", "node_timeout", outcomeUnknown}
+}
+
+const outcomeUnknown = "outcome_unknown"
+
 // sure reports whether the refused message surely was not accepted.
-func (r *refusal) sure() bool { return r.Code != "outcome_unknown" }
+func (r *refusal) sure() bool {
+	return r.Code != outcomeUnknown && r.Code != "node_failed" && r.Code != "node_timeout"
+}
 
 // call makes one request. An answer that refuses is a *refusal; any other error leaves open whether the
 // request was carried out.

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/esh3artech/esh3ar/internal/devicetoken"
+	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/loadgen"
 )
 
@@ -45,6 +46,8 @@ type Options struct {
 	Nodes int
 	// Elastic is how many further nodes there are, which keep no journal.
 	Elastic int
+	// Balancer puts one between the servers and all that talk to them.
+	Balancer bool
 	// Database is a PostgreSQL for the server to store in; nil means SQLite. Its database "postgres" has
 	// to be empty. Run breaks it and leaves it running.
 	Database Database
@@ -120,8 +123,9 @@ type lab struct {
 	dir      string
 	book     *book
 	machines []*machine
-	links    *links   // between the nodes of a cluster, nil if there is one server
-	streams  *streams // of a cluster's journal
+	balancer *supervisor // nil if there is none
+	links    *links      // between the nodes of a cluster, nil if there is one server
+	streams  *streams    // of a cluster's journal
 	proxy    *proxy
 	api      *api
 	tokens   *devicetoken.HS256
@@ -185,7 +189,7 @@ func (l *lab) run() (report *Report, err error) {
 	if err := l.open(); err != nil {
 		return nil, err
 	}
-	report = &Report{Seed: l.opts.Seed, Nodes: len(l.machines), Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
+	report = &Report{Seed: l.opts.Seed, Nodes: len(l.machines), Balancer: l.opts.Balancer, Store: "sqlite", Duration: l.opts.Duration, Unavailable: make(map[string]string), Faults: make(map[string]int)}
 	if l.opts.Database != nil {
 		report.Store = "postgres"
 	}
@@ -207,6 +211,11 @@ func (l *lab) run() (report *Report, err error) {
 	}
 	if err := each(l.machines, l.await); err != nil {
 		return report, err
+	}
+	if l.balancer != nil {
+		if err := l.startBalancer(); err != nil {
+			return report, err
+		}
 	}
 
 	loadCtx, endLoad := context.WithCancel(l.ctx)
@@ -249,6 +258,9 @@ func (l *lab) run() (report *Report, err error) {
 	}
 	endDevices()
 	phones.Wait()
+	if l.balancer != nil {
+		l.stopBalancer()
+	}
 	// One while the others go on, then all that are left.
 	l.machines[0].stop()
 	_ = each(l.machines[1:], func(m *machine) error { m.stop(); return nil })
@@ -265,10 +277,15 @@ func (l *lab) open() (err error) {
 	if l.opts.Nodes > 1 {
 		err = l.openCluster()
 	} else {
-		_, err = l.newMachine("the server", l.dir, "--listen", "127.0.0.1:0")
+		err = l.openSingle()
 	}
 	if err != nil {
 		return err
+	}
+	if l.opts.Balancer {
+		if err := l.openBalancer(); err != nil {
+			return err
+		}
 	}
 	if l.proxy, err = newProxy(l.ctx, l.dial, rand.New(rand.NewPCG(l.opts.Seed, 1))); err != nil {
 		return err
@@ -276,8 +293,18 @@ func (l *lab) open() (err error) {
 	if l.tokens, err = devicetoken.NewHS256([]byte(jwtSecret), nil); err != nil {
 		return err
 	}
-	l.api = newAPI(apiKey, l.dial, l.opts.Nodes > 1)
+	l.api = newAPI(apiKey, l.dial, l.opts.Nodes > 1 && !l.opts.Balancer)
 	return nil
+}
+
+// openSingle makes the one server.
+func (l *lab) openSingle() error {
+	free, err := freeport.Take(l.ctx, "127.0.0.1", 1)
+	if err != nil {
+		return err
+	}
+	_, err = l.newMachine("the server", free[0], l.dir)
+	return err
 }
 
 // await waits until a server serves: one of a cluster, until it is ready.
@@ -294,6 +321,9 @@ func (l *lab) await(m *machine) error {
 func (l *lab) close() error {
 	var errs []error
 	l.working.Wait()
+	if l.balancer != nil {
+		l.balancer.close()
+	}
 	errs = append(errs, each(l.machines, (*machine).close))
 	if l.links != nil {
 		l.links.close()

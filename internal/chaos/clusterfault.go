@@ -220,11 +220,11 @@ func (f linkFault) Heal(context.Context) error {
 // openCluster makes the nodes of a cluster. The connections between them pass through the laboratory's links.
 func (l *lab) openCluster() error {
 	n := l.opts.Nodes
-	free, err := freeport.Take(l.ctx, "127.0.0.1", 2*n)
+	free, err := freeport.Take(l.ctx, "127.0.0.1", 3*n+l.opts.Elastic)
 	if err != nil {
 		return err
 	}
-	targets, clients := free[:n], free[n:]
+	targets, clients, free := free[:n], free[n:2*n], free[2*n:]
 	var names, urls []string
 	for i := range n {
 		names = append(names, fmt.Sprint("node-", i+1))
@@ -243,8 +243,8 @@ func (l *lab) openCluster() error {
 		routes = append(routes, addr)
 	}
 	node := func(name string, args ...string) error {
-		common := []string{"--listen", "127.0.0.1:0", "--cluster-name", "chaos", "--node-name", name}
-		_, err := l.newMachine(name, filepath.Join(l.dir, name), append(common, args...)...)
+		common := []string{"--cluster-name", "chaos", "--node-name", name}
+		_, err := l.newMachine(name, free[len(l.machines)], filepath.Join(l.dir, name), append(common, args...)...)
 		return err
 	}
 	for i, name := range names {

@@ -22,6 +22,7 @@ import (
 type machine struct {
 	*lab
 	name    string
+	addr    string // where it listens, the same in all its lives
 	scratch string // where its files are that no fault touches
 	data    string // the server's data directory
 	server  *supervisor
@@ -35,10 +36,10 @@ type machine struct {
 	pages     int // lost in power cuts
 }
 
-// newMachine makes a machine whose server is started with these further arguments. What it has made when it fails is
-// closed by close.
-func (l *lab) newMachine(name, scratch string, args ...string) (*machine, error) {
-	m := &machine{lab: l, name: name, scratch: scratch, data: filepath.Join(scratch, "data"), clockFile: filepath.Join(scratch, "clock")}
+// newMachine makes a machine whose server listens at an address and is started with these further arguments. What it has
+// made when it fails is closed by close.
+func (l *lab) newMachine(name, addr, scratch string, args ...string) (*machine, error) {
+	m := &machine{lab: l, name: name, addr: addr, scratch: scratch, data: filepath.Join(scratch, "data"), clockFile: filepath.Join(scratch, "clock")}
 	l.machines = append(l.machines, m)
 	backing := filepath.Join(scratch, "disk")
 	for _, dir := range []string{m.data, backing} {
@@ -56,7 +57,7 @@ func (l *lab) newMachine(name, scratch string, args ...string) (*machine, error)
 	if m.group, err = newGroup(); err != nil {
 		m.noGroup = err
 	}
-	line := []string{l.opts.Program, "serve", "--data", m.data, "--shards", fmt.Sprint(l.shards()),
+	line := []string{l.opts.Program, "serve", "--listen", m.addr, "--data", m.data, "--shards", fmt.Sprint(l.shards()),
 		"--ack-timeout", "1s", "--backoff-base", "50ms", "--backoff-cap", "500ms", "--max-attempts", fmt.Sprint(maxAttempts),
 		"--breaker-pause", "300ms", "--journal-keep", "20s", "--disk-reserve", fmt.Sprintf("%dB", diskReserve),
 		"--publish-timeout", "2s", "--drain-timeout", drainTimeout.String(), "--idle-timeout", "1m"}
@@ -164,8 +165,11 @@ func (v *life) served() bool {
 // some is one of the machines.
 func (l *lab) some(dice *rand.Rand) *machine { return l.machines[dice.IntN(len(l.machines))] }
 
-// dial connects to any of the servers that takes connections, as a balancer does.
+// dial connects to the balancer, or without one to any of the servers that takes connections.
 func (l *lab) dial(ctx context.Context) (net.Conn, error) {
+	if l.balancer != nil {
+		return l.balancer.dial(ctx)
+	}
 	err := errNoServer
 	for _, i := range rand.Perm(len(l.machines)) {
 		var conn net.Conn

@@ -11,7 +11,7 @@ import (
 )
 
 // touches says what a fault works on. Two faults that touch the same do not overlap.
-type touches uint8
+type touches uint16
 
 const (
 	process touches = 1 << iota // the server's process: it stops or dies
@@ -21,7 +21,8 @@ const (
 	devices // what the devices do
 	clock
 	memory
-	routes // between the nodes of a cluster
+	routes   // between the nodes of a cluster
+	balancer // in front of the servers
 )
 
 // kind is a fault as the schedule knows it.
@@ -46,6 +47,7 @@ func kinds() []kind {
 		{"double-acknowledgements", devices, 2 * s, 5 * s, newDoubleAcknowledgements},
 		{"fsync-error", disk | process, 1 * s, 2 * s, newSyncError},
 		{"kill", process, 10 * ms, 800 * ms, newKill},
+		{"kill-balancer", balancer, 10 * ms, 800 * ms, newKillBalancer},
 		{"kill-leader", process, 100 * ms, 6 * s, newKillLeader},
 		{"kill-most", process, 500 * ms, 4 * s, newKillMost},
 		{"long-pause", process, 6 * s, 9 * s, newLongPause},
@@ -161,6 +163,8 @@ func (o *Options) faults() []string {
 			can = o.Database != nil
 		case "kill-leader", "kill-most", "long-pause", "lose-disk", "partition", "partition-all", "partition-one-way", "partition-pair", "power-cut-all", "rolling-restart", "slow-links":
 			can = o.Nodes > 1
+		case "kill-balancer":
+			can = o.Balancer
 		case "partition-elastic":
 			can = o.Elastic > 0
 		}

@@ -15,6 +15,7 @@ import (
 type Report struct {
 	Seed     uint64        `json:"seed"`
 	Nodes    int           `json:"nodes"`
+	Balancer bool          `json:"balancer,omitempty"`
 	Store    string        `json:"store"`
 	Duration time.Duration `json:"duration"`
 	Settled  time.Duration `json:"settled"`
@@ -95,6 +96,9 @@ func (r *Report) String() string {
 	nodes := ""
 	if r.Nodes > 1 { // elastic ones included
 		nodes = fmt.Sprintf("%d nodes, ", r.Nodes)
+	}
+	if r.Balancer {
+		nodes += "behind a balancer, "
 	}
 	row("seed", "%d, %s%s, %s and %.1f s to settle", r.Seed, nodes, r.Store, r.Duration, r.Settled.Seconds())
 	row("faults", "%s", counts(r.Faults))

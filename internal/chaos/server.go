@@ -177,7 +177,7 @@ func (s *supervisor) dial(ctx context.Context) (net.Conn, error) {
 	if addr == "" {
 		raw, err := os.ReadFile(v.addr)
 		if err == nil {
-			v.url = strings.TrimSpace(string(raw))
+			v.url, _, _ = strings.Cut(string(raw), "\n")
 			addr = v.url
 		}
 	}
