@@ -13,6 +13,9 @@ import (
 // nodeManner has the test's own program be a node: one that ends when it is told to, or one that does not.
 const nodeManner = "AUTOSCALE_TEST_NODE"
 
+// nodeReady names the file by which a stubborn node says that it is.
+const nodeReady = "AUTOSCALE_TEST_READY"
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(nodeManner) {
 	case "":
@@ -23,6 +26,9 @@ func TestMain(m *testing.M) {
 		<-told
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
+		if err := os.WriteFile(os.Getenv(nodeReady), nil, 0o600); err != nil {
+			os.Exit(3)
+		}
 		<-time.After(time.Minute)
 	default:
 		os.Exit(3)

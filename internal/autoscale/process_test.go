@@ -51,7 +51,7 @@ func manner(manner string) func(o *ProcessOptions) {
 		before := o.Command
 		o.Command = func(ctx context.Context, name, dir string) ([]string, []string, error) {
 			line, _, err := before(ctx, name, dir)
-			return line, []string{nodeManner + "=" + manner}, err
+			return line, []string{nodeManner + "=" + manner, nodeReady + "=" + filepath.Join(filepath.Dir(dir), "ready")}, err
 		}
 	}
 }
@@ -188,6 +188,7 @@ func TestStubbornProcessesAreKilled(t *testing.T) {
 	p := processes(t, dir, manner("stubborn"))
 	scaleTo(t, p, Order{Wanted: 1, Add: 1})
 	pid := pidOf(t, filepath.Join(dir, "elastic-here-1", "pid"))
+	eventually(t, "it is stubborn", func() bool { _, err := os.Stat(filepath.Join(dir, "elastic-here-1", "ready")); return err == nil })
 	scaleTo(t, p, Order{Wanted: 0, Node: "elastic-here-1"})
 	if running(t, p); gone(pid) {
 		t.Fatal("it was killed at once")

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/peer"
 )
 
@@ -226,12 +227,11 @@ func hangsUp(net.Conn, *http.Request, []byte) bool { return false }
 // nobody is an address that refuses connections.
 func nobody(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := freeport.Take(t.Context(), "127.0.0.1", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	return "http://" + free[0]
 }
 
 // client is an HTTP client of the test's own.
