@@ -119,7 +119,7 @@ func TestBrokenProgramsAreCaught(t *testing.T) {
 		// Written before it is acknowledged, and not synced: only a disk that forgets shows it.
 		{"mutation_no_sync", 1, 10 * time.Second, 5 * time.Second, []string{"power-cut"}},
 		// And three copies that none has synced are none when the power is gone everywhere.
-		{"mutation_no_sync", 3, 20 * time.Second, 15 * time.Second, []string{"power-cut-all"}},
+		{"mutation_no_sync", 3, 12 * time.Second, 8 * time.Second, []string{"power-cut-all"}},
 		// Synced, and by one node alone: what it accepted last goes with its disk. One server cannot show that.
 		{"mutation_one_copy", 3, 12 * time.Second, 5 * time.Second, []string{"lose-disk"}},
 		// Read from the journal and not stored: whether a device has received it or not, the server knows
