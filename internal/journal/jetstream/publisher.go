@@ -20,8 +20,8 @@ import (
 //
 // What waits is bounded by the callers: each knows how many it has under way.
 type publisher struct {
-	nc     *nats.Conn
-	prefix string // of the reply subjects; the number of the entry follows
+	request func(subject, reply string, data []byte) error // of the connection
+	prefix  string                                         // of the reply subjects; the number of the entry follows
 
 	mu      sync.Mutex
 	next    uint64
@@ -31,7 +31,18 @@ type publisher struct {
 // published is an entry without an acknowledgement so far.
 type published struct {
 	done func(uint64, error)
-	stop func() bool // the wait for the end of the context
+	stop func() bool // the wait for the end of the context, once it is sent
+
+	// sent: the connection has its own copy of the data. What is settled before waits for that, because whoever is told
+	// may use the data for something else.
+	sent  bool
+	early *settled
+}
+
+// settled is what became of an entry.
+type settled struct {
+	seq uint64
+	err error
 }
 
 func newPublisher() *publisher {
@@ -40,7 +51,7 @@ func newPublisher() *publisher {
 
 // start begins to listen for acknowledgements, for as long as nc is open.
 func (p *publisher) start(nc *nats.Conn) error {
-	p.nc = nc
+	p.request = nc.PublishRequest
 	p.prefix = nc.NewInbox() + "."
 	sub, err := nc.Subscribe(p.prefix+"*", p.acknowledged)
 	if err != nil {
@@ -49,21 +60,31 @@ func (p *publisher) start(nc *nats.Conn) error {
 	return sub.SetPendingLimits(-1, -1)
 }
 
-// send publishes data. Done is called once.
+// send publishes data. Done is called once, when the data is free again.
 func (p *publisher) send(ctx context.Context, subject string, data []byte, done func(uint64, error)) {
 	e := &published{done: done}
 	p.mu.Lock()
 	p.next++
 	id := p.next
 	p.waiting[id] = e
-	e.stop = context.AfterFunc(ctx, func() {
-		p.settle(id, 0, fmt.Errorf("%w: %w", journal.ErrUnknown, context.Cause(ctx)))
-	})
 	p.mu.Unlock()
 
 	reply := strconv.AppendUint(append(make([]byte, 0, 64), p.prefix...), id, 36)
-	if err := p.nc.PublishRequest(subject, string(reply), data); err != nil {
+	if err := p.request(subject, string(reply), data); err != nil {
 		p.settle(id, 0, publishError(err))
+	}
+
+	p.mu.Lock()
+	e.sent = true
+	early := e.early
+	if early == nil {
+		e.stop = context.AfterFunc(ctx, func() {
+			p.settle(id, 0, fmt.Errorf("%w: %w", journal.ErrUnknown, context.Cause(ctx)))
+		})
+	}
+	p.mu.Unlock()
+	if early != nil {
+		done(early.seq, early.err)
 	}
 }
 
@@ -86,20 +107,37 @@ func (p *publisher) settle(id, seq uint64, err error) {
 	p.mu.Lock()
 	e := p.waiting[id]
 	delete(p.waiting, id)
+	now := e.settle(seq, err)
 	p.mu.Unlock()
-	if e != nil {
+	if now {
 		e.stop()
 		e.done(seq, err)
 	}
 }
 
+// settle notes what became of the entry and says whether it is to be told now. The publisher's lock must be held.
+func (e *published) settle(seq uint64, err error) (now bool) {
+	if e == nil {
+		return false
+	}
+	if !e.sent {
+		e.early = &settled{seq, err}
+	}
+	return e.sent
+}
+
 // failAll settles everything that waits with err.
 func (p *publisher) failAll(err error) {
 	p.mu.Lock()
-	waiting := p.waiting
+	var now []*published
+	for _, e := range p.waiting {
+		if e.settle(0, err) {
+			now = append(now, e)
+		}
+	}
 	p.waiting = make(map[uint64]*published)
 	p.mu.Unlock()
-	for _, e := range waiting {
+	for _, e := range now {
 		e.stop()
 		e.done(0, err)
 	}
