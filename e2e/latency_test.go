@@ -78,16 +78,19 @@ func reportLatencies(b *testing.B, latencies []time.Duration, took time.Duration
 		of   float64
 		name string
 	}{{0.5, "ms-p50"}, {0.99, "ms-p99"}, {1, "ms-max"}} {
-		b.ReportMetric(quantile(latencies, q.of), q.name)
+		b.ReportMetric(milliseconds(quantile(latencies, q.of)), q.name)
 	}
 	b.ReportMetric(float64(b.N)/took.Seconds(), "messages/s")
 }
 
-// quantile returns that quantile in milliseconds, 0 of none.
-func quantile(d []time.Duration, q float64) float64 {
-	if len(d) == 0 {
+// quantile returns that quantile, 0 of none.
+func quantile(all []time.Duration, q float64) time.Duration {
+	if len(all) == 0 {
 		return 0
 	}
-	slices.Sort(d)
-	return float64(d[int(q*float64(len(d)-1))]) / float64(time.Millisecond)
+	all = slices.Sorted(slices.Values(all))
+	return all[min(len(all)-1, int(float64(len(all))*q))]
 }
+
+// milliseconds is the duration in them, for figures.
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

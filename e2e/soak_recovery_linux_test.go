@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,15 +36,6 @@ func (a *api) lot(t *testing.T, n int, to func(i int) string) []string {
 		}
 	}
 	return ids
-}
-
-// quantile returns the q-quantile of durations.
-func quantile(all []time.Duration, q float64) time.Duration {
-	if len(all) == 0 {
-		return 0
-	}
-	all = slices.Sorted(slices.Values(all))
-	return all[min(len(all)-1, int(float64(len(all))*q))]
 }
 
 // probe sends a message to a recipient of its own at that pace until ctx ends, and returns how long
