@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"cmp"
-	"context"
 	"hash/fnv"
 	"log/slog"
 	"maps"
@@ -19,16 +18,15 @@ import (
 // for the others' votes at once. A process that died has its connections closed at once, so there is no need to wait;
 // and one server at a time stands for election, so no votes are split.
 const (
-	electionInterval = 100 * time.Millisecond // between two looks at the connections
-	electionGrace    = 250 * time.Millisecond // for connections that are only made anew
-	electionTurn     = 1500 * time.Millisecond
-	electionLimit    = 15 * time.Second // after which JetStream is left to itself
+	electionGrace = 250 * time.Millisecond // for connections that are only made anew
+	electionTurn  = 1500 * time.Millisecond
+	electionLimit = 15 * time.Second // after which JetStream is left to itself
 )
 
 // elector decides when this server should stand for election. It is not for concurrent use.
 type elector struct {
 	self      string
-	known     map[string]bool // peers that had a connection, and whether they have one
+	connected map[string]bool // the peers to which there were connections
 	vacancies map[string]*vacancy
 }
 
@@ -48,23 +46,20 @@ type raftGroup struct {
 }
 
 func newElector(self string) *elector {
-	return &elector{self: self, known: make(map[string]bool), vacancies: make(map[string]*vacancy)}
+	return &elector{self: self, vacancies: make(map[string]*vacancy)}
 }
 
-// step takes the names of the peers to which there are connections now and returns the groups in which this server is to
-// stand for election. It asks for the groups only if it has to.
+// step takes the names of the peers to which there are connections now, a map that it keeps, and returns the groups in which
+// this server is to stand for election. It asks for the groups only if it has to.
 func (e *elector) step(now time.Time, connected map[string]bool, groups func() []raftGroup) (stand []string) {
 	var gone []string
-	for peer, was := range e.known {
-		if was && !connected[peer] {
+	for peer := range e.connected {
+		if !connected[peer] {
 			gone = append(gone, peer)
-			e.known[peer] = false
 		}
 	}
-	for peer := range connected {
-		e.known[peer] = true
-		maps.DeleteFunc(e.vacancies, func(_ string, v *vacancy) bool { return v.leader == peer })
-	}
+	e.connected = connected
+	maps.DeleteFunc(e.vacancies, func(_ string, v *vacancy) bool { return connected[v.leader] })
 	if len(gone) == 0 && len(e.vacancies) == 0 {
 		return nil
 	}
@@ -107,38 +102,13 @@ func order(group, server string) uint32 {
 	return h.Sum32()
 }
 
-// elect stands for election when the leaders of groups are gone, until ctx ends.
-func elect(ctx context.Context, srv *server.Server, log *slog.Logger) {
-	e := newElector(srv.Name())
-	tick := time.NewTicker(electionInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			for _, group := range e.step(now, connectedPeers(srv), func() []raftGroup { return raftGroups(srv) }) {
-				if node := lookupRaftNode(srv, group); node != nil && node.Campaign() == nil {
-					log.Info("the leader is gone: this node stands for election", "group", group)
-				}
-			}
+// elect stands for election where it is time to.
+func (e *elector) elect(srv *server.Server, log *slog.Logger, now time.Time, connected map[string]bool) {
+	for _, group := range e.step(now, connected, func() []raftGroup { return raftGroups(srv) }) {
+		if node := lookupRaftNode(srv, group); node != nil && node.Campaign() == nil {
+			log.Info("the leader is gone: this node stands for election", "group", group)
 		}
 	}
-}
-
-// connectedPeers returns the names of the servers to which srv has connections.
-func connectedPeers(srv *server.Server) map[string]bool {
-	connected := make(map[string]bool)
-	routes, err := srv.Routez(nil)
-	if err != nil {
-		return connected // does not fail
-	}
-	for _, r := range routes.Routes {
-		if r.RemoteName != "" {
-			connected[r.RemoteName] = true
-		}
-	}
-	return connected
 }
 
 // raftGroups returns the groups that srv is in: that of the directory, which is the system account's, and those of the

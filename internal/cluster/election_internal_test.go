@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func newElectionRun(t *testing.T, self, leader string) *electionRun {
 func (r *electionRun) stands(after time.Duration, want bool) {
 	r.t.Helper()
 	r.now = r.now.Add(after)
-	got := r.e.step(r.now, r.connected, func() []raftGroup { return slices.Clone(r.groups) })
+	got := r.e.step(r.now, maps.Clone(r.connected), func() []raftGroup { return slices.Clone(r.groups) })
 	if slices.Contains(got, "g") != want {
 		r.t.Fatalf("%s stands for %q after %s, want %t", r.e.self, got, r.now.Sub(time.Unix(1000, 0)), want)
 	}

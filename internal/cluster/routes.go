@@ -12,11 +12,10 @@ import (
 // When the log tells of connections to the cluster's other servers that are missing. NATS itself says so at each attempt, which
 // it makes every second over each of several connections.
 const (
-	routeInterval = time.Second      // between two looks; NATS tries every second
 	routeGrace    = 3 * time.Second  // a server that has restarted is back within it
 	unmetGrace    = 30 * time.Second // at the start of a cluster its servers come one by one
 	routeReminder = 10 * time.Minute
-	routeFailing  = 3 * routeInterval // without a failed attempt none is made any more, or they succeed
+	routeFailing  = 3 * time.Second // without a failed attempt none is made any more, or they succeed
 )
 
 // failedRoute keeps why the last attempt to connect to another server failed. Its methods may be called concurrently.
@@ -115,18 +114,38 @@ func (r *routes) there(now time.Time, name string) {
 	}
 }
 
-// watchRoutes follows the connections of srv until ctx ends.
-func watchRoutes(ctx context.Context, srv *server.Server, failed *failedRoute, log *slog.Logger) {
-	r := newRoutes(log)
-	tick := time.NewTicker(routeInterval)
+// peersInterval is between two looks at the connections to the other servers.
+const peersInterval = 100 * time.Millisecond
+
+// watchPeers follows the connections of srv to the cluster's other servers until ctx ends: it tells the log of them, and stands
+// for election where the leader is gone.
+func watchPeers(ctx context.Context, srv *server.Server, failed *failedRoute, log *slog.Logger) {
+	r, e := newRoutes(log), newElector(srv.Name())
+	tick := time.NewTicker(peersInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			now := time.Now() // not the tick's time, which may be old
-			r.step(now, connectedPeers(srv), failed.reason(now))
+			now, connected := time.Now(), connectedPeers(srv) // not the tick's time, which may be old
+			r.step(now, connected, failed.reason(now))
+			e.elect(srv, log, now, connected)
 		}
 	}
+}
+
+// connectedPeers returns the names of the servers to which srv has connections.
+func connectedPeers(srv *server.Server) map[string]bool {
+	connected := make(map[string]bool)
+	routes, err := srv.Routez(nil)
+	if err != nil {
+		return connected // does not fail
+	}
+	for _, r := range routes.Routes {
+		if r.RemoteName != "" {
+			connected[r.RemoteName] = true
+		}
+	}
+	return connected
 }

@@ -31,7 +31,7 @@ func TestRoutes(t *testing.T) {
 		for _, name := range connected {
 			names[name] = true
 		}
-		for end := now.Add(d); now.Before(end); now = now.Add(routeInterval) {
+		for end := now.Add(d); now.Before(end); now = now.Add(time.Second) {
 			r.step(now, names, failing)
 		}
 		return lines()

@@ -156,8 +156,7 @@ func (s *Server) start() (*server.Server, error) {
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
 	if s.opts.Peers != nil {
-		s.watching.Go(func() { elect(ctx, srv, s.opts.Logger) })
-		s.watching.Go(func() { watchRoutes(ctx, srv, logger.route, s.opts.Logger) })
+		s.watching.Go(func() { watchPeers(ctx, srv, logger.route, s.opts.Logger) })
 	}
 	return srv, nil
 }
