@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -15,10 +16,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// installing is held while clients are installed: npm ci begins by removing what is there, and tests share folders.
+var installing sync.Mutex
+
 // install installs a client as its package-lock.json says, unless that was
 // done.
 func install(t *testing.T, folder string) {
 	t.Helper()
+	installing.Lock()
+	defer installing.Unlock()
 	lock, err := os.ReadFile(folder + "/package-lock.json")
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func install(t *testing.T, folder string) {
 func run(t *testing.T, args ...string) <-chan string {
 	t.Helper()
 	cmd := exec.Command("node", args...)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
