@@ -48,7 +48,7 @@ type committer struct {
 	free    []*charge // likewise: to be given back to the memory
 
 	failing   atomic.Bool // the store did not take the last transaction that was tried
-	epoch     int64
+	epoch     store.Epoch
 	number    int64                // of the last transaction that is stored; run's alone
 	asked     [esh3ar.Tiers]uint64 // positions of the transaction under way
 	done      [esh3ar.Tiers]uint64 // positions that are stored

@@ -86,6 +86,35 @@ func TestStoreSetBackUnderItsOwner(t *testing.T) {
 	}
 }
 
+// The store loses the claim of an owner that lives on, and gives its number to the next one: the first is refused and ends, though as many
+// commits are stored as it knows of.
+func TestStoreSetBackPastAClaim(t *testing.T) {
+	n := newNodesWith(t, func(o *dispatch.Options) { o.CheckEvery = time.Hour }, "old", "new")
+	shard := esh3ar.ShardOf("user", shards)
+	n.copyStore()
+	n.registry.give(shard, "old")
+	first := n.message("client", "user", "first")
+	n.accept(first)
+	n.await(first, esh3ar.StatusQueued)
+
+	n.restoreStore()
+	n.registry.force(shard, "new")
+	n.await(first, esh3ar.StatusQueued) // read from the journal again
+	second := n.message("client", "user", "second")
+	n.accept(second) // both read it
+	n.until("the old one ends", func() bool { return slices.Contains(n.told(shard), "-old") })
+	n.await(second, esh3ar.StatusQueued)
+	p := &phone{got: make(chan *dispatch.Delivery, 100), ack: true}
+	p.mu.Lock()
+	p.att = n.by["new"].Attach("user", p)
+	p.mu.Unlock()
+	n.await(first, esh3ar.StatusDelivered)
+	n.await(second, esh3ar.StatusDelivered)
+	if got := n.told(shard); !slices.Equal(got, []string{"old", "new", "-old"}) {
+		t.Errorf("owners: %v", got)
+	}
+}
+
 // copyStore takes a copy of the store as it is.
 func (w *world) copyStore() {
 	w.t.Helper()

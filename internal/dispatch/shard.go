@@ -59,7 +59,7 @@ func (s *shard) run(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	s.ord = uint64(claim.Epoch) << 40
+	s.ord = uint64(claim.Epoch.Number) << 40
 	s.mu.Unlock()
 	s.committer.claimed(claim)
 

@@ -31,7 +31,7 @@ type world struct {
 
 	mu     sync.Mutex
 	ids    esh3ar.IDs
-	epochs [testShards]int64
+	epochs [testShards]store.Epoch
 	now    time.Time
 	ord    uint64
 

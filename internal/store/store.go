@@ -13,8 +13,9 @@ import (
 )
 
 var (
-	// ErrNotOwner means that the shard's epoch was raised by somebody else. The caller must stop
-	// working on the shard at once; nothing of the call was stored.
+	// ErrNotOwner means that the shard's epoch is not the caller's: somebody else has claimed the shard, or the store has lost
+	// the caller's claim, and then it wraps ErrSetBack, too. The caller must stop working on the shard at once; nothing of the
+	// call was stored.
 	ErrNotOwner = errors.New("store: no longer the owner of the shard")
 	// ErrSetBack means that the store has lost commits that it had confirmed to the shard's owner: it was restored from a copy,
 	// or failed over to a standby that lagged. Nothing of the call was stored. The owner must claim the shard anew and read the
@@ -34,7 +35,7 @@ var (
 // that a lost connection may leave a Commit's outcome unknown: repeating the same Commit is then
 // safe, because changes carry whole states and lower status_seq never overwrites higher.
 type Shards interface {
-	// Claim raises the shard's epoch and so ends the rights of every earlier owner.
+	// Claim gives the shard a new epoch and so ends the rights of every earlier owner.
 	Claim(ctx context.Context, shard uint16) (Claim, error)
 
 	// Positions returns the stored positions of every shard that was ever claimed, without claiming
@@ -42,7 +43,7 @@ type Shards interface {
 	Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64, error)
 
 	// Commit stores a batch of changes and moves the positions in one transaction.
-	// Errors: ErrNotOwner, ErrSetBack, ErrPermanent (some change can never be stored: bisect), others transient.
+	// Errors: ErrNotOwner and ErrSetBack, alone or together, ErrPermanent (some change can never be stored: bisect), others transient.
 	Commit(ctx context.Context, b *Batch) error
 
 	// Waiting returns the queue rows of one recipient with After < Ord < Before, lowest Ord first,
@@ -99,7 +100,7 @@ type Store interface {
 
 // Claim is the right to work on a shard until somebody claims it again.
 type Claim struct {
-	Epoch int64
+	Epoch Epoch
 	// Positions holds, for each tier, the journal sequence up to which everything is stored: the
 	// checkpoint from which the owner reads on. Zero at first.
 	Positions [esh3ar.Tiers]uint64
@@ -127,7 +128,8 @@ type EventRange struct {
 // Batch is one transaction's work. Check says what makes one acceptable.
 type Batch struct {
 	Shard uint16
-	Epoch int64
+	// Epoch is that of the owner's claim.
+	Epoch Epoch
 	// Number counts the owner's transactions since its claim, from 1; a repetition of one whose outcome is not known has the same.
 	// The store keeps the last, and refuses one that does not follow it, because what lies between was lost (ErrSetBack). Zero
 	// is not counted.
@@ -160,8 +162,8 @@ type Row struct {
 	// Message has neither Key nor Digest if it was stored by this version: Idempotent knows them.
 	Message esh3ar.Message
 	State   esh3ar.State
-	// Ord is the message's place in its shard's order of arrival: the owner's epoch in the high 24
-	// bits, a count of the owner's in the low 40. So it grows over changes of owner too.
+	// Ord is the message's place in its shard's order of arrival: the number of the owner's epoch in the
+	// high 24 bits, a count of the owner's in the low 40. So it grows over changes of owner too.
 	Ord   uint64
 	Place Place
 }

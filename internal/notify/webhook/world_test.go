@@ -45,7 +45,7 @@ type world struct {
 
 	mu     sync.Mutex
 	ids    esh3ar.IDs
-	epochs [testShards]int64
+	epochs [testShards]store.Epoch
 	ord    uint64
 }
 

@@ -16,11 +16,12 @@ import (
 
 // Claim implements store.Shards. It waits for a commit under way to the same shard.
 func (s *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
-	var c store.Claim
+	c := store.Claim{Epoch: store.Epoch{Token: store.NewToken()}}
 	var p [esh3ar.Tiers]int64
-	err := s.pool.QueryRow(ctx, `INSERT INTO shard AS s (shard, epoch) VALUES ($1, 1)
-		ON CONFLICT (shard) DO UPDATE SET epoch = s.epoch + 1, commits = 0
-		RETURNING epoch, position_gold, position_silver, position_bronze`, int32(shard)).Scan(&c.Epoch, &p[0], &p[1], &p[2])
+	err := s.pool.QueryRow(ctx, `INSERT INTO shard AS s (shard, epoch, token) VALUES ($1, 1, $2)
+		ON CONFLICT (shard) DO UPDATE SET epoch = s.epoch + 1, token = excluded.token, commits = 0
+		RETURNING epoch, position_gold, position_silver, position_bronze`, int32(shard), [16]byte(c.Epoch.Token)).
+		Scan(&c.Epoch.Number, &p[0], &p[1], &p[2])
 	for t := range p {
 		c.Positions[t] = uint64(p[t])
 	}
@@ -227,7 +228,7 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 	}
 	var batch pgconn.Batch
 	add(&batch, stmtBegin)
-	add(&batch, stmtOwner, int32Value(int32(b.Shard)), int64Value(b.Epoch))
+	add(&batch, stmtOwner, int32Value(int32(b.Shard)), int64Value(b.Epoch.Number), b.Epoch.Token[:])
 	add(&batch, stmtFind, w.queued.value(), w.final.value(), int64Value(accepted))
 	refusal := store.ErrNotOwner
 	if err := w.run(ctx, pg, &batch, func(result int, row [][]byte) {
@@ -245,10 +246,7 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 		return err
 	}
 	if refusal != nil {
-		batch = pgconn.Batch{}
-		add(&batch, stmtRollback)
-		_ = w.run(ctx, pg, &batch, func(int, [][]byte) {}) // else the connection is closed, which does it too
-		return refusal
+		return w.refuse(ctx, pg, refusal)
 	}
 
 	w.queued.reset(oidUUID)
@@ -267,6 +265,24 @@ func (w *work) lookUp(ctx context.Context, pg *pgconn.PgConn) error {
 	batch = pgconn.Batch{}
 	add(&batch, stmtFind, w.queued.value(), w.final.value(), int64Value(accepted))
 	return w.run(ctx, pg, &batch, func(_ int, row [][]byte) { w.find(row) })
+}
+
+// refuse ends the transaction and returns why: the refusal, and if that is that somebody else owns the shard, in more words.
+func (w *work) refuse(ctx context.Context, pg *pgconn.PgConn, refusal error) error {
+	var batch pgconn.Batch
+	add(&batch, stmtClaim, int32Value(int32(w.b.Shard)))
+	add(&batch, stmtRollback)
+	var stored store.Epoch
+	if err := w.run(ctx, pg, &batch, func(_ int, row [][]byte) {
+		stored.Number = int64(binary.BigEndian.Uint64(row[0]))
+		copy(stored.Token[:], row[1])
+	}); err != nil || errors.Is(refusal, store.ErrSetBack) {
+		return refusal // the connection is closed after an error, which is a rollback too
+	}
+	if err := w.b.Epoch.Check(stored); err != nil {
+		return err
+	}
+	return refusal
 }
 
 // find notes a row of stmtFind.
@@ -427,8 +443,8 @@ func (w *work) write(ctx context.Context, pg *pgconn.PgConn) error {
 	addColumns(&batch, stmtEvents, w.events, shard, int64Value(w.eventAt))
 	addColumns(&batch, stmtRejects, w.rejects, shard, at)
 	p := b.Positions
-	add(&batch, stmtPositions, shard, int64Value(b.Epoch), int64Value(int64(p[esh3ar.TierGold])),
-		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event), int64Value(w.eventAt), int64Value(b.Number))
+	add(&batch, stmtPositions, shard, int64Value(b.Epoch.Number), int64Value(int64(p[esh3ar.TierGold])),
+		int64Value(int64(p[esh3ar.TierSilver])), int64Value(int64(p[esh3ar.TierBronze])), int64Value(w.event), int64Value(w.eventAt), int64Value(b.Number), b.Epoch.Token[:])
 	add(&batch, stmtCommit)
 	return w.run(ctx, pg, &batch, func(int, [][]byte) {})
 }

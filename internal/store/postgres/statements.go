@@ -16,7 +16,11 @@ type statement struct {
 // The statements of a commit. Those that change many rows take arrays, one for each column, and then
 // single values.
 var (
-	stmtOwner = statement{"owner", `SELECT event, event_at, commits FROM shard WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE`}
+	stmtOwner = statement{"owner", `SELECT event, event_at, commits FROM shard
+		WHERE shard = $1 AND epoch = $2 AND token = $3 FOR NO KEY UPDATE`}
+
+	// Whose the shard is instead, for the error.
+	stmtClaim = statement{"owner_claim", `SELECT epoch, token FROM shard WHERE shard = $1`}
 
 	// Ids, those of them that may be final, and the earliest time at which one of these was accepted.
 	stmtFind = statement{"owner_rows", `
@@ -101,7 +105,7 @@ var (
 			event = $6,
 			event_at = $7,
 			commits = greatest(commits, $8)
-		WHERE shard = $1 AND epoch = $2`}
+		WHERE shard = $1 AND epoch = $2 AND token = $9`}
 
 	stmtBegin    = statement{"begin", `BEGIN`}
 	stmtCommit   = statement{"commit", `COMMIT`}
@@ -112,7 +116,7 @@ var (
 func prepare(ctx context.Context, conn *pgx.Conn) error {
 	p := conn.PgConn().StartPipeline(ctx)
 	all := []statement{
-		stmtBegin, stmtOwner, stmtFind, stmtInsertFinal, stmtInsertQueue, stmtUpdateQueue, stmtFinish,
+		stmtBegin, stmtOwner, stmtClaim, stmtFind, stmtInsertFinal, stmtInsertQueue, stmtUpdateQueue, stmtFinish,
 		stmtUpdateFinal, stmtDeleteFinal, stmtKeys, stmtEvents, stmtRejects, stmtPositions, stmtCommit, stmtRollback,
 	}
 	for _, s := range all {

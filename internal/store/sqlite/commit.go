@@ -15,13 +15,13 @@ import (
 
 // Claim implements store.Shards.
 func (s *Store) Claim(ctx context.Context, shard uint16) (store.Claim, error) {
-	var claim store.Claim
+	claim := store.Claim{Epoch: store.Epoch{Token: store.NewToken()}}
 	err := s.writer.do(ctx, 1, func(w *writer) error {
-		row, err := w.stmts.claim.row(int64(shard))
+		row, err := w.stmts.claim.row(int64(shard), claim.Epoch.Token[:])
 		if err != nil {
 			return classify(err)
 		}
-		claim.Epoch = row[0].(int64)
+		claim.Epoch.Number = row[0].(int64)
 		for t := range claim.Positions {
 			claim.Positions[t] = uint64(row[1+t].(int64))
 		}
@@ -97,14 +97,19 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 	if err != nil {
 		return classify(err)
 	}
-	if owner == nil || owner[0].(int64) != b.Epoch {
-		return store.ErrNotOwner
+	var stored store.Epoch
+	if owner != nil {
+		stored.Number = owner[0].(int64)
+		copy(stored.Token[:], owner[1].([]byte))
 	}
-	if b.Number > 0 && owner[3].(int64) < b.Number-1 {
+	if err := b.Epoch.Check(stored); err != nil {
+		return err
+	}
+	if b.Number > 0 && owner[4].(int64) < b.Number-1 {
 		return store.ErrSetBack
 	}
 	events := eventWriter{
-		w: w, shard: b.Shard, number: owner[1].(int64), at: max(owner[2].(int64), b.At.UnixMicro()), block: &e.events,
+		w: w, shard: b.Shard, number: owner[2].(int64), at: max(owner[3].(int64), b.At.UnixMicro()), block: &e.events,
 	}
 	e.events.Reset()
 
@@ -164,7 +169,7 @@ func (w *writer) commitBatch(b *store.Batch, e *encoded) error {
 		return err
 	}
 	n, err := w.stmts.positions.exec(int64(b.Positions[esh3ar.TierGold]), int64(b.Positions[esh3ar.TierSilver]),
-		int64(b.Positions[esh3ar.TierBronze]), events.number, events.at, b.Number, int64(b.Shard), b.Epoch)
+		int64(b.Positions[esh3ar.TierBronze]), events.number, events.at, b.Number, int64(b.Shard), b.Epoch.Number, b.Epoch.Token[:])
 	if err != nil {
 		return classify(err)
 	}

@@ -49,15 +49,15 @@ func (s *statements) prepare(c *conn) (err error) {
 		stmt  **stmt
 		query string
 	}{
-		{&s.owner, `SELECT epoch, event, event_at, commits FROM shard WHERE shard = ?`},
+		{&s.owner, `SELECT epoch, token, event, event_at, commits FROM shard WHERE shard = ?`},
 		{&s.positions, `UPDATE shard SET
 			position_gold = max(position_gold, ?),
 			position_silver = max(position_silver, ?),
 			position_bronze = max(position_bronze, ?),
 			event = ?, event_at = ?, commits = max(commits, ?)
-			WHERE shard = ? AND epoch = ?`},
-		{&s.claim, `INSERT INTO shard (shard, epoch) VALUES (?, 1)
-			ON CONFLICT (shard) DO UPDATE SET epoch = epoch + 1, commits = 0
+			WHERE shard = ? AND epoch = ? AND token = ?`},
+		{&s.claim, `INSERT INTO shard (shard, epoch, token) VALUES (?, 1, ?)
+			ON CONFLICT (shard) DO UPDATE SET epoch = epoch + 1, token = excluded.token, commits = 0
 			RETURNING epoch, position_gold, position_silver, position_bronze`},
 
 		// Everything that may change in the course of a message's life is overwritten, and only over

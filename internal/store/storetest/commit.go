@@ -17,12 +17,12 @@ import (
 
 func testClaim(w *world) {
 	first := w.claim(7)
-	if first.Epoch < 1 || first.Positions != ([esh3ar.Tiers]uint64{}) {
+	if first.Epoch.Number < 1 || first.Positions != ([esh3ar.Tiers]uint64{}) {
 		w.Fatalf("first claim: %+v", first)
 	}
 	second := w.claim(7)
-	if second.Epoch <= first.Epoch {
-		w.Fatalf("second claim has epoch %d after %d", second.Epoch, first.Epoch)
+	if second.Epoch.Number <= first.Epoch.Number || second.Epoch.Token == first.Epoch.Token {
+		w.Fatalf("second claim has epoch %v after %v", second.Epoch, first.Epoch)
 	}
 	// Shards have nothing to do with each other, up to the highest.
 	other := w.claim(math.MaxUint16)
@@ -41,7 +41,7 @@ func testClaimsRace(w *world) {
 			if err != nil {
 				w.Errorf("claim: %v", err)
 			}
-			epochs[i] = c.Epoch
+			epochs[i] = c.Epoch.Number
 		})
 	}
 	wg.Wait()
@@ -54,7 +54,7 @@ func testClaimsRace(w *world) {
 func testNotOwner(w *world) {
 	m := w.message(1, "c", "r")
 	b := &store.Batch{
-		Shard: 1, Epoch: 1, At: w.now, Positions: [esh3ar.Tiers]uint64{9, 9, 9},
+		Shard: 1, Epoch: store.Epoch{Number: 1, Token: store.NewToken()}, At: w.now, Positions: [esh3ar.Tiers]uint64{9, 9, 9},
 		Changes: []store.Change{w.change(m, life(w.now, esh3ar.StatusQueued))},
 		Rejects: []store.Reject{{Ord: 1, Record: []byte("x"), Reason: esh3ar.ReasonUndecodable}},
 	}
@@ -65,7 +65,13 @@ func testNotOwner(w *world) {
 	current := w.claim(1)
 	b.Epoch = old.Epoch
 	w.is("commit of a former owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
-	b.Epoch = current.Epoch + 1
+	b.Epoch = current.Epoch
+	b.Epoch.Token = old.Epoch.Token
+	w.is("commit under another claim's token", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Epoch.Token = store.Token{}
+	w.is("commit without a token", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Epoch = current.Epoch
+	b.Epoch.Number++
 	w.is("commit of a future owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
 	b.Changes, b.Rejects = nil, nil
 	w.is("empty commit of a future owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
@@ -432,7 +438,7 @@ func testShardsTogether(w *world) {
 		current := w.claim(shard)
 		// Each goroutine has a world of its own: messages are drawn from it.
 		own := &world{T: w.T, s: w.s, now: w.now}
-		commit := func(round int, epoch int64, spoil bool) (*store.Batch, error) {
+		commit := func(round int, epoch store.Epoch, spoil bool) (*store.Batch, error) {
 			b := &store.Batch{Shard: shard, Epoch: epoch, At: own.now, Positions: [esh3ar.Tiers]uint64{uint64(round + 1)}}
 			for range 10 {
 				m := own.message(shard, "c", "r")

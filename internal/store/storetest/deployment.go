@@ -91,8 +91,8 @@ func testAdopt(w *world) {
 	w.is("commit of who owned the shard", w.s.Commit(w.Context(), b), store.ErrNotOwner)
 	claim := w.claim(1)
 	w.same("positions", claim.Positions, [esh3ar.Tiers]uint64{})
-	if claim.Epoch <= epoch {
-		w.Errorf("epoch %d after %d", claim.Epoch, epoch)
+	if claim.Epoch.Number <= epoch.Number {
+		w.Errorf("epoch %v after %v", claim.Epoch, epoch)
 	}
 	w.same("the message", w.rows(1, c.Message.ID)[c.Message.ID], row(&c))
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func testEvents(w *world) {
-	epochs := []int64{w.claim(0).Epoch, w.claim(1).Epoch}
+	epochs := []store.Epoch{w.claim(0).Epoch, w.claim(1).Epoch}
 	for shard := range uint16(3) {
 		w.same("what is kept at the beginning", w.eventRange(shard), store.EventRange{})
 	}
@@ -77,7 +77,7 @@ func testEventsWhileWritten(w *world) {
 	epoch := w.claim(1).Epoch
 	other := w.claim(2).Epoch
 	var wg sync.WaitGroup
-	for shard, epoch := range map[uint16]int64{1: epoch, 2: other} {
+	for shard, epoch := range map[uint16]store.Epoch{1: epoch, 2: other} {
 		own := &world{T: w.T, s: w.s, now: w.now}
 		wg.Go(func() {
 			for i := range commits {

@@ -16,7 +16,7 @@ import (
 )
 
 // RunMigrateClients brings an empty database to the first schema, whose file is migrations/00001_initial.sql,
-// puts clients and keys into it as that version did, and has open migrate it: they must work as they did.
+// puts clients, keys and a claimed shard into it as that version did, and has open migrate it: they must work as they did.
 // Blob and boolean are how the dialect writes literals.
 func RunMigrateClients(t *testing.T, dialect goose.Dialect, db *sql.DB, blob func([]byte) string, boolean func(bool) string, open func() store.Store) {
 	initial, err := os.ReadFile("migrations/00001_initial.sql")
@@ -71,6 +71,13 @@ func RunMigrateClients(t *testing.T, dialect goose.Dialect, db *sql.DB, blob fun
 	id, err := s.Identify(t.Context(), candidate, true)
 	if err != nil || id == candidate || store.CheckIdentifier(id) != nil {
 		t.Errorf("a used store that was asked whether it is %s: %q, error %v", candidate, id, err)
+	}
+	claim, err := s.Claim(t.Context(), 0)
+	if err != nil || claim.Epoch.Number != 2 {
+		t.Errorf("claim of a shard that was claimed once: %+v, error %v", claim, err)
+	}
+	if err := s.Commit(t.Context(), &store.Batch{Epoch: claim.Epoch, Number: 1, At: at}); err != nil {
+		t.Errorf("commit: %v", err)
 	}
 	for _, want := range all {
 		k, c, err := s.ClientByKey(t.Context(), want.key.Hash)

@@ -14,7 +14,7 @@ import (
 
 // model is what a store must be like, kept in maps.
 type model struct {
-	epochs    map[uint16]int64
+	epochs    map[uint16]store.Epoch
 	positions map[uint16][esh3ar.Tiers]uint64
 	rows      map[esh3ar.ID]store.Row
 	events    map[uint16][]esh3ar.Event
@@ -22,7 +22,7 @@ type model struct {
 }
 
 func (m *model) commit(b *store.Batch) error {
-	if m.epochs[b.Shard] == 0 || m.epochs[b.Shard] != b.Epoch {
+	if m.epochs[b.Shard].Number == 0 || m.epochs[b.Shard] != b.Epoch {
 		return store.ErrNotOwner
 	}
 	for i := range b.Changes {
@@ -60,7 +60,7 @@ func runModel(w *world, seed uint64) {
 	clients := []string{fmt.Sprintf("a%d", seed), fmt.Sprintf("b%d", seed)}
 	recipients := []string{"r", "s"}
 	m := &model{
-		epochs: map[uint16]int64{}, positions: map[uint16][esh3ar.Tiers]uint64{}, rows: map[esh3ar.ID]store.Row{},
+		epochs: map[uint16]store.Epoch{}, positions: map[uint16][esh3ar.Tiers]uint64{}, rows: map[esh3ar.ID]store.Row{},
 		events: map[uint16][]esh3ar.Event{}, keys: map[[2]string]store.Remembered{},
 	}
 	known := map[uint16][]store.Change{} // the latest change of every message
@@ -69,7 +69,7 @@ func runModel(w *world, seed uint64) {
 
 	for range 60 {
 		shard := shards[r.IntN(3)]
-		if m.epochs[shard] == 0 || r.IntN(10) == 0 {
+		if m.epochs[shard].Number == 0 || r.IntN(10) == 0 {
 			c := w.claim(shard)
 			w.same(name("positions"), c.Positions, m.positions[shard])
 			m.epochs[shard] = c.Epoch
@@ -77,7 +77,7 @@ func runModel(w *world, seed uint64) {
 		w.tick(time.Duration(r.IntN(3)) * time.Microsecond)
 		b := &store.Batch{Shard: shard, Epoch: m.epochs[shard], At: w.now}
 		if r.IntN(12) == 0 {
-			b.Epoch--
+			b.Epoch.Number--
 		}
 		for t := range b.Positions {
 			b.Positions[t] = uint64(r.IntN(1000))

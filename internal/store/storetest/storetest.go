@@ -160,7 +160,7 @@ func (w *world) claim(shard uint16) store.Claim {
 }
 
 // commit stores changes as the shard's owner.
-func (w *world) commit(shard uint16, epoch int64, changes ...store.Change) {
+func (w *world) commit(shard uint16, epoch store.Epoch, changes ...store.Change) {
 	w.Helper()
 	w.commitBatch(&store.Batch{Shard: shard, Epoch: epoch, Changes: changes, At: w.now})
 }
