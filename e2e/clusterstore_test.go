@@ -135,6 +135,11 @@ func TestOneNodeWithoutDatabase(t *testing.T) {
 			if d, err := s.api().message(t.Context(), id); err == nil || !strings.Contains(err.Error(), "HTTP 503") {
 				t.Errorf("a node without its database says of a message: %+v, %v", d, err)
 			}
+			// Who owns it withdraws it, and tells.
+			var d details
+			if _, err := s.api().call(t.Context(), http.MethodDelete, "/v1/messages/"+id, "", nil, &d); err != nil || d.Status != "canceled" {
+				t.Errorf("a node without its database cancels a message: %+v, %v", d, err)
+			}
 		}
 		s.await("the operator to be told why, and what to do", func() bool {
 			return slices.ContainsFunc(c.told(witness).Problems, func(p struct{ Node, Check, Detail, Advice string }) bool {

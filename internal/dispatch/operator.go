@@ -127,10 +127,19 @@ func (d *Dispatcher) ask(ctx context.Context, client string, id esh3ar.ID, e eve
 	}
 	handled.Wait()
 	if !s.committer.settled(ctx) {
-		return row, esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",
-			"the message store does not answer; ask for the message's status").After(time.Second).Because(ctx.Err())
+		return row, outcomeUnknown(ctx.Err())
 	}
-	return d.Message(ctx, client, id)
+	// It is done, if it may be: a store that does not answer now is no reason to say that it surely was not.
+	after, err := d.Message(ctx, client, id)
+	if esh3ar.KindOf(err) == esh3ar.KindUnavailable {
+		return row, outcomeUnknown(err)
+	}
+	return after, err
+}
+
+func outcomeUnknown(cause error) error {
+	return esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",
+		"the message store does not answer; ask for the message's status").After(time.Second).Because(cause)
 }
 
 // watched counts the changes of a message that somebody is about to change by its stored row.

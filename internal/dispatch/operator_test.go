@@ -160,3 +160,39 @@ func TestReplaysRace(t *testing.T) {
 		}
 	}
 }
+
+// falling is a store that tells of that many messages more.
+type falling struct {
+	dispatch.Store
+	left atomic.Int32
+}
+
+func (s *falling) Message(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
+	if s.left.Add(-1) < 0 {
+		return store.Row{}, errAway
+	}
+	return s.Store.Message(ctx, client, id)
+}
+
+// What was done before the store fell silent is not told as surely not done.
+func TestStoreFallsSilentAfterACancel(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	s := &falling{Store: w.store}
+	w.start(func(o *dispatch.Options) { o.Store = s })
+	m := w.message("bank", "rana", "withdrawn")
+	w.accept(m)
+	w.await(m, esh3ar.StatusQueued)
+	for _, test := range []struct {
+		left int32
+		want string
+		is   esh3ar.Status
+	}{{0, "store_unavailable", esh3ar.StatusQueued}, {1, "outcome_unknown", esh3ar.StatusCanceled}} {
+		s.left.Store(test.left)
+		_, err := w.Cancel(t.Context(), "bank", m.ID)
+		if e, ok := errors.AsType[*esh3ar.Error](err); !ok || e.Code != test.want {
+			t.Errorf("a store that answers %d times: got error %v, want %s", test.left, err, test.want)
+		}
+		w.await(m, test.is)
+	}
+}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -21,7 +20,6 @@ import (
 	"github.com/esh3artech/esh3ar/internal/hub"
 	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
 	"github.com/esh3artech/esh3ar/internal/presence"
-	"github.com/esh3artech/esh3ar/internal/store"
 )
 
 // clusterInFlight is how many batches of a partition are under way to a replicated stream, which waits for
@@ -337,117 +335,6 @@ func (d routedDevice) Deliver(m *esh3ar.Message, attempt uint32, e *presence.Enc
 		e.Frame = frame
 	}
 	d.Send(frame)
-}
-
-const (
-	askSubject = "ask"
-	askTime    = 5 * time.Second
-)
-
-// question is what one node asks the owner of a message's shard to do.
-type question struct {
-	Do     string    `json:"do"` // cancel, replay or discard
-	Client string    `json:"client"`
-	ID     esh3ar.ID `json:"id"`
-	Why    string    `json:"why,omitempty"`
-}
-
-// answer is what became of it: nothing in it is wrong if there is no code.
-type answer struct {
-	Kind       esh3ar.Kind   `json:"kind,omitempty"`
-	Code       string        `json:"code,omitempty"`
-	Message    string        `json:"message,omitempty"`
-	RetryAfter time.Duration `json:"retry_after,omitempty"`
-}
-
-// operator has the owner of a message's shard do what people ask for.
-type operator struct{ n *Node }
-
-func (o operator) Cancel(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
-	return o.do(ctx, question{Do: "cancel", Client: client, ID: id})
-}
-
-func (o operator) Replay(ctx context.Context, client string, id esh3ar.ID) (store.Row, error) {
-	return o.do(ctx, question{Do: "replay", Client: client, ID: id})
-}
-
-func (o operator) Discard(ctx context.Context, client string, id esh3ar.ID, why string) (store.Row, error) {
-	return o.do(ctx, question{Do: "discard", Client: client, ID: id, Why: why})
-}
-
-func (o operator) do(ctx context.Context, q question) (store.Row, error) {
-	row, err := o.n.here(ctx, q)
-	if o.n.peers == nil || !dispatch.IsElsewhere(err) {
-		return row, err
-	}
-	owner, _, ok := o.n.peers.leases.Owner(q.ID.Shard())
-	if !ok || owner == o.n.cfg.NodeName {
-		return row, err // it is on its way to an owner
-	}
-	if err := o.n.peers.ask(ctx, owner, q); err != nil {
-		return row, err
-	}
-	return o.n.dispatch.Message(ctx, q.Client, q.ID)
-}
-
-// here does what a question asks for if this node owns the shard.
-func (n *Node) here(ctx context.Context, q question) (store.Row, error) {
-	switch q.Do {
-	case "cancel":
-		return n.dispatch.Cancel(ctx, q.Client, q.ID)
-	case "replay":
-		return n.dispatch.Replay(ctx, q.Client, q.ID)
-	case "discard":
-		return n.dispatch.Discard(ctx, q.Client, q.ID, q.Why)
-	}
-	return store.Row{}, esh3ar.Errorf(esh3ar.KindInternal, "internal", "a node of another version asks for what this one does not know")
-}
-
-// ask asks another node. Its error is the other's, or says that the outcome is unknown.
-func (p *peers) ask(ctx context.Context, node string, q question) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	raw, err := json.Marshal(q)
-	if err != nil {
-		return err
-	}
-	reply, err := p.bus.Request(ctx, node, askSubject, raw)
-	var a answer
-	if err == nil {
-		err = json.Unmarshal(reply, &a)
-	}
-	switch {
-	case err != nil:
-		return esh3ar.Errorf(esh3ar.KindOutcomeUnknown, "outcome_unknown",
-			"the node that has the message did not answer; ask for the message's status").After(time.Second).Because(err)
-	case a.Code != "":
-		return &esh3ar.Error{Kind: a.Kind, Code: a.Code, Message: a.Message, RetryAfter: a.RetryAfter}
-	}
-	return nil
-}
-
-// answer answers another node's question, as far as it can before ctx ends.
-func (n *Node) answer(ctx context.Context, raw []byte) []byte {
-	var a answer
-	var q question
-	err := json.Unmarshal(raw, &q)
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, askTime)
-		defer cancel()
-		_, err = n.here(ctx, q)
-	}
-	if err != nil {
-		e := esh3ar.Errorf(esh3ar.KindInternal, "internal", "something went wrong at the node that has the message")
-		if own, ok := errors.AsType[*esh3ar.Error](err); ok {
-			e = own
-		}
-		a = answer{Kind: e.Kind, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
-	}
-	reply, err := json.Marshal(a)
-	if err != nil {
-		return nil
-	}
-	return reply
 }
 
 // checkCluster says what is wrong with this node's place among the others.
