@@ -209,3 +209,50 @@ func TestFailoverToLaggingStandby(t *testing.T) {
 	commit(20)
 	c.check()
 }
+
+// TestFailoverPastAClaim loses the primary with an owner's claim and all its commits, before the owner notices, to a standby that another
+// owner claims the shard in, under the same number. It stores as much as the first did, which is refused all the same.
+func TestFailoverPastAClaim(t *testing.T) {
+	t.Parallel()
+	primary := startServer(t)
+	standby, err := primary.Standby()
+	closeServer(t, standby, err)
+	urls := pgtest.URLs("postgres", primary, standby) + "&connect_timeout=1"
+	s := openURL(t, urls, postgres.Options{})
+	if err := primary.Leave(standby); err != nil {
+		t.Fatal(err)
+	}
+	first := newCommitter(t, s)
+	for range 5 {
+		if err := first.commit(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(primary.Kill(), standby.Promote()); err != nil {
+		t.Fatal(err)
+	}
+	second := newCommitter(t, openURL(t, urls, postgres.Options{}))
+	if first.b.Epoch.Number != second.b.Epoch.Number {
+		t.Fatalf("epoch %d after %d was lost", second.b.Epoch.Number, first.b.Epoch.Number)
+	}
+	for range 5 {
+		if err := second.commit(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		err := first.commit(3 * time.Second)
+		if errors.Is(err, store.ErrNotOwner) && errors.Is(err, store.ErrSetBack) {
+			break
+		}
+		if err == nil || ctx.Err() != nil {
+			t.Fatalf("a commit after the claim was lost: got error %v, want %v and %v", err, store.ErrNotOwner, store.ErrSetBack)
+		}
+	}
+	if err := second.commit(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	second.check()
+}
