@@ -156,10 +156,8 @@ func (l *Leases) release(shard uint16, held *lease) {
 	s := &l.slots[shard]
 	s.held, s.busy = nil, true
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-	revision, err := l.store(ctx, shard, held.revision, true)
-	cancel()
-	if err != nil && !errors.Is(err, errChanged) {
+	revision, err := l.storeRelease(shard, held.revision)
+	if err != nil && !errors.Is(err, errChanged) && l.m.lost.Err() == nil {
 		// The next reconcile sees it again, or the others see this node die.
 		l.opts.Logger.Warn("release of a shard was not stored", "shard", shard, "error", err)
 	}
@@ -168,6 +166,16 @@ func (l *Leases) release(shard uint16, held *lease) {
 	s.wrote = max(s.wrote, revision)
 	l.mu.Unlock()
 	l.m.tellHolders()
+}
+
+// storeRelease tells the others of a release. It gives up when Members has ended, and when this node stops and there is
+// nobody to store it.
+func (l *Leases) storeRelease(shard uint16, revision uint64) (uint64, error) {
+	ctx, cancel := l.m.unlessLost(context.Background())
+	defer cancel()
+	ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return l.store(ctx, shard, revision, true)
 }
 
 // store puts this node in the place of the given revision of a shard's lease.
@@ -182,7 +190,8 @@ func (l *Leases) store(ctx context.Context, shard uint16, revision uint64, relea
 
 // Drain tells the others that this node is about to stop, and waits until they
 // have got its shards, one after the other, or there is nobody who takes any.
-// It returns ctx's error if ctx ends before.
+// It returns ctx's error if ctx ends before, and ErrMajorityGone if most of the
+// servers have gone, without whom nobody gets anything.
 func (l *Leases) Drain(ctx context.Context) error {
 	l.m.SetDraining(true)
 	for {
@@ -197,6 +206,8 @@ func (l *Leases) Drain(ctx context.Context) error {
 		}
 		select {
 		case <-news:
+		case <-l.m.lost.Done():
+			return context.Cause(l.m.lost)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

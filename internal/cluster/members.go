@@ -134,6 +134,9 @@ type Members struct {
 	holdersNews  broadcast
 
 	leaseBoard *board // set with joined
+
+	lost context.Context // ends when this node stops and most of the servers have gone
+	lose context.CancelCauseFunc
 }
 
 // NewMembers checks the options. Nothing happens before Run.
@@ -166,6 +169,7 @@ func NewMembers(o MembersOptions) (*Members, error) {
 		membership:  newBroadcast(),
 		holdersNews: newBroadcast(),
 	}
+	m.lost, m.lose = context.WithCancelCause(context.Background())
 	for i := range m.report {
 		m.report[i] = make(chan struct{}, 1)
 	}

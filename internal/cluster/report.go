@@ -39,6 +39,7 @@ func (m *Members) Run(ctx context.Context) error {
 	m.leaseBoard = bs[0]
 	m.mu.Unlock()
 	workers.Go(func() { m.watchClock(running) })
+	workers.Go(func() { m.watchMajority(running, nc) })
 	if m.opts.Store != nil {
 		workers.Go(func() { m.watchStore(running) })
 	}
@@ -169,6 +170,9 @@ const goodbyeTimeout = requestTimeout / 4
 
 // goodbye lets the others know at once, as far as that is possible.
 func (m *Members) goodbye(ctx context.Context, bs []*board) {
+	if m.lost.Err() != nil {
+		return // there is nobody to store it
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 	defer cancel()
 	var telling sync.WaitGroup

@@ -318,6 +318,9 @@ func (s *Server) shutdown() {
 	if s.running != nil {
 		s.endWatch()
 		s.watching.Wait()
+		if s.opts.Peers != nil && !majority(s.running) {
+			endGroups(s.running)
+		}
 		s.running.Shutdown()
 		s.running.WaitForShutdown()
 		s.running = nil

@@ -1,0 +1,74 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/cluster"
+	"github.com/esh3artech/esh3ar/internal/cluster/clustertest"
+)
+
+// TestMajority: a server sees whether the majority of the servers is there, one alone is its own.
+func TestMajority(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, 3, nil)
+	sees := func(i int, want bool) func() bool { return func() bool { return c.Server(i).Majority() == want } }
+	for i := range 3 {
+		eventually(t, patience, "the majority", sees(i, true))
+	}
+	c.Stop(2)
+	eventually(t, patience, "two of three are left, and see that", sees(0, true))
+	c.Stop(1)
+	eventually(t, patience, "one of three is left, and sees that", sees(0, false))
+	c.Stop(0)
+	if c.Server(0).Majority() {
+		t.Error("a server that is closed sees a majority")
+	}
+
+	alone, err := cluster.Start(options(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !alone.Majority() {
+		t.Error("a server alone is no majority of one")
+	}
+	if err := alone.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLastToStop: a node that stops when the other servers have gone, without a word of theirs, waits neither for anybody to
+// take its shards nor for releases and goodbyes to be stored. As long as it does not stop it keeps on trying.
+func TestLastToStop(t *testing.T) {
+	t.Parallel()
+	c, nodes := startNodes(t)
+	last := nodes[0]
+	if last.owned() == 0 {
+		t.Fatal("it has nothing to hand over")
+	}
+	c.Kill(1)
+	c.Kill(2)
+	eventually(t, patience, "the others are not seen any more", func() bool { return !c.Server(0).Majority() })
+
+	const most = 2 * time.Second // of what would be 20 s, 2 s and 0.5 s
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*most)
+	defer cancel()
+	if err := last.leases.Drain(ctx); !errors.Is(err, cluster.ErrMajorityGone) {
+		t.Errorf("the shards of the last node: %v", err)
+	}
+	last.leave()
+	last.stop()
+	if took := time.Since(began); took > most {
+		t.Errorf("the last node took %v to stop, with others gone", took)
+	} else {
+		t.Logf("%v", took)
+	}
+	began = time.Now()
+	c.Stop(0)
+	if took := time.Since(began); took > most {
+		t.Errorf("the last server took %v to close", took)
+	}
+}
