@@ -26,6 +26,9 @@ var (
 	// ErrPermanent wraps an error that the same data will always meet again, such as a value that
 	// the database refuses. Any other error is worth a retry.
 	ErrPermanent = errors.New("store: refused for good")
+	// ErrBusy means that a question was not asked, because no connection was free for it in time. It says nothing of whether
+	// the store answers.
+	ErrBusy = errors.New("store: no connection was free in time")
 	// ErrForgotten means that the events asked for are not kept any more.
 	ErrForgotten = errors.New("store: events are not kept any more")
 )
@@ -92,7 +95,8 @@ type Store interface {
 	Webhooks
 	Pruner
 	RejectReader
-	// Ping reports whether the store answers.
+	// Ping reports whether the store answers, to questions and with answers as long as those of real work, and whether it takes
+	// writes as far as it can be told without any. Errors: ErrBusy; others of a store that does not.
 	Ping(ctx context.Context) error
 	// Close ends all work and releases everything. No other method may be running.
 	Close() error

@@ -42,7 +42,8 @@ type Options struct {
 type Store struct {
 	store.Store // nil until opened is set
 	opened      atomic.Bool
-	answers     atomic.Uint64         // calls that the store answered
+	answers     atomic.Uint64 // calls that the store answered
+	commits     commits
 	lack        atomic.Pointer[error] // why it is not opened, as far as is known
 
 	breaker     circuitbreaker.CircuitBreaker[any]
@@ -133,12 +134,13 @@ func (b *Store) Ping(ctx context.Context) error {
 	return b.Store.Ping(ctx)
 }
 
-// Reach is Ping for whoever wants to know whether the store is there at all: where no connection is free for the
-// question in time, the answer to any other call will do.
+// Reach is Ping for whoever wants to know whether the store is there at all: the answer to a commit will do, too, and where no
+// connection is free for the question in time, that to any call. Short questions alone may be answered over a line that loses
+// what is longer.
 func (b *Store) Reach(ctx context.Context) error {
-	before := b.answers.Load()
+	answers, commits := b.answers.Load(), b.commits.answered()
 	err := b.Ping(ctx)
-	if err != nil && b.answers.Load() != before {
+	if err != nil && (b.commits.answered() != commits || errors.Is(err, store.ErrBusy) && b.answers.Load() != answers) {
 		return nil
 	}
 	return err
@@ -223,7 +225,11 @@ func (b *Store) Positions(ctx context.Context) (map[uint16][esh3ar.Tiers]uint64,
 
 // Commit implements store.Shards.
 func (b *Store) Commit(ctx context.Context, batch *store.Batch) error {
-	return do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.Commit(ctx, batch) })
+	began := time.Now()
+	b.commits.begin(began)
+	err := do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.Commit(ctx, batch) })
+	b.commits.end(began, time.Now(), healthy(err))
+	return err
 }
 
 // Waiting implements store.Shards.

@@ -124,37 +124,128 @@ func TestCallersThatHangUpDoNotOpenIt(t *testing.T) {
 	}
 }
 
-// busy is a store that has no connection free for a ping.
+// busy is a store whose pings get no answer, and whose commits do as it is told.
 type busy struct {
 	patient
 	pinged chan struct{}
+	ping   error
 }
 
 func (b *busy) Ping(ctx context.Context) error {
 	b.pinged <- struct{}{}
 	<-ctx.Done()
-	return ctx.Err()
+	return errors.Join(b.ping, ctx.Err())
 }
+
+func (b *busy) Commit(context.Context, *store.Batch) error { return b.err }
 
 func TestReach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &busy{pinged: make(chan struct{})}
 		s := breaker.New(p, breaker.Options{Logger: slog.New(slog.DiscardHandler)})
+		message := func(ctx context.Context) { _, _ = s.Message(ctx, "bank", esh3ar.ID{}) } // its error is the test's
+		commit := func(ctx context.Context) { _ = s.Commit(ctx, new(store.Batch)) }
+		refused := errors.New("connection refused")
 		for _, test := range []struct {
 			name string
-			err  error // of a call meanwhile
+			ping error
+			call func(context.Context)
+			err  error // of the call meanwhile
 			ok   bool
-		}{{"answered", nil, true}, {"answered with a no", store.ErrNotFound, true}, {"not answered", errors.New("connection refused"), false}} {
-			p.err = test.err
+		}{
+			{"no connection free, a call answered", store.ErrBusy, message, nil, true},
+			{"no connection free, a call answered with a no", store.ErrBusy, message, store.ErrNotFound, true},
+			{"no connection free, a call not answered", store.ErrBusy, message, refused, false},
+			{"no answer, a call answered", nil, message, nil, false},
+			{"no answer, a commit answered", nil, commit, nil, true},
+			{"no answer, a commit answered with a no", nil, commit, store.ErrNotOwner, true},
+			{"no answer, a commit not answered", nil, commit, refused, false},
+		} {
+			p.ping, p.err = test.ping, test.err
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			reached := make(chan error, 1)
 			go func() { reached <- s.Reach(ctx) }()
 			<-p.pinged
-			_, _ = s.Message(ctx, "bank", esh3ar.ID{}) // its error is the test's
+			test.call(ctx)
 			if err := <-reached; (err == nil) != test.ok {
-				t.Errorf("a call was %s: %v", test.name, err)
+				t.Errorf("%s: %v", test.name, err)
 			}
 			cancel()
 		}
+	})
+}
+
+// committing is a store that answers a commit when it is told what.
+type committing struct {
+	store.Store
+	answer map[uint16]chan error // by shard
+}
+
+func (c *committing) Commit(ctx context.Context, b *store.Batch) error {
+	select {
+	case err := <-c.answer[b.Shard]:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestCommitsInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &committing{answer: map[uint16]chan error{1: make(chan error), 2: make(chan error)}}
+		s := breaker.New(c, breaker.Options{Logger: slog.New(slog.DiscardHandler), Failures: 2})
+		start := time.Now()
+		at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+		is := func(when string, taken, vain time.Time) {
+			t.Helper()
+			synctest.Wait()
+			if gotTaken, gotVain := s.Commits(); !gotTaken.Equal(taken) || !gotVain.Equal(vain) {
+				t.Errorf("%s: taken %v and in vain since %v after the start, want %v and %v", when, gotTaken.Sub(start), gotVain.Sub(start), taken.Sub(start), vain.Sub(start))
+			}
+		}
+		var never time.Time
+		ctx, giveUp := context.WithCancel(t.Context())
+		commit := func(shard uint16) { go func() { _ = s.Commit(ctx, &store.Batch{Shard: shard}) }() }
+		pass := func(until int) { <-time.After(time.Until(at(until))) }
+		down := errors.New("connection refused")
+
+		is("nothing was tried", never, never)
+		pass(1)
+		commit(1)
+		is("one is under way", never, at(1))
+		pass(2)
+		commit(2)
+		pass(3)
+		c.answer[2] <- nil
+		is("one of two is answered", at(2), at(3))
+		pass(4)
+		c.answer[1] <- store.ErrPermanent
+		is("both are, the older one last", at(2), never)
+		pass(5)
+		commit(1)
+		pass(6)
+		c.answer[1] <- down
+		is("one has failed", at(2), at(5))
+		pass(9)
+		commit(1)
+		pass(10)
+		c.answer[1] <- down
+		pass(14)
+		commit(1) // which the breaker holds back or not
+		pass(18)
+		is("it is tried all the while", at(2), at(5))
+		pass(20)
+		giveUp()
+		is("nobody waits for it any more", at(2), at(5))
+		pass(26)
+		is("nobody tries any more", at(2), never)
+		ctx = t.Context()
+		commit(1)
+		pass(27)
+		c.answer[1] <- nil
+		is("it is well", at(26), never)
+		commit(1)
+		pass(60)
+		is("one was given up after its time", at(26), never)
 	})
 }

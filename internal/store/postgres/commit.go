@@ -158,6 +158,7 @@ const (
 	oidInt8  = 20
 	oidInt2  = 21
 	oidInt4  = 23
+	oidText  = 25
 	oidUUID  = 2950
 )
 

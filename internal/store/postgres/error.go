@@ -19,7 +19,7 @@ import (
 // of the data is permanent; all else, such as a lost connection, may pass.
 func (s *Store) classify(err error) error {
 	if err == nil {
-		s.answered.Store(time.Now().UnixNano())
+		s.heard()
 		return nil
 	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && !isNoPartition(err) && permanent(e) {
@@ -34,7 +34,16 @@ func (s *Store) passing(err error) error {
 		// What ended this connection has ended the idle ones too. They are not to fail one by one.
 		s.pool.Reset()
 	}
+	if isReadOnly(err) {
+		err = fmt.Errorf("%w: %w", errReadOnly, err)
+	}
 	return fmt.Errorf("store: postgres: %w", err)
+}
+
+// isReadOnly reports whether the server refused a write because it takes none.
+func isReadOnly(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == readOnlyTransaction
 }
 
 // disconnected reports whether the server went away, in its own words or without, or is not the one that
@@ -58,6 +67,9 @@ func timedOut(err error) bool { return pgconn.Timeout(err) }
 // silentFor is how long no call has had an answer when a server counts as silent, once the time of one is up. A query that is
 // slow, or waits for a lock, is no reason to make all connections anew while others get their answers.
 const silentFor = 2 * time.Second
+
+// heard notes that a call had an answer.
+func (s *Store) heard() { s.answered.Store(time.Now().UnixNano()) }
 
 // silent reports whether the server has not answered anybody lately.
 func (s *Store) silent(now time.Time) bool {

@@ -35,12 +35,13 @@ func closeServer(t *testing.T, s *pgtest.Server, err error) *pgtest.Server {
 
 // committer stores deliverable messages of shard 1, a few in each commit.
 type committer struct {
-	t       *testing.T
-	s       *postgres.Store
-	b       store.Batch
-	changes []store.Change
-	stored  int
-	number  int64
+	t        *testing.T
+	s        *postgres.Store
+	commitTo store.Store // s, or what is around it
+	b        store.Batch
+	changes  []store.Change
+	stored   int
+	number   int64
 }
 
 func newCommitter(t *testing.T, s *postgres.Store) *committer {
@@ -49,7 +50,7 @@ func newCommitter(t *testing.T, s *postgres.Store) *committer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &committer{t: t, s: s, b: store.Batch{Shard: 1, Epoch: claim.Epoch}, changes: storetest.Deliverable(1, 4000, true)}
+	return &committer{t: t, s: s, commitTo: s, b: store.Batch{Shard: 1, Epoch: claim.Epoch}, changes: storetest.Deliverable(1, 4000, true)}
 }
 
 // commit stores the next messages; after an error the same ones are the next again.
@@ -60,7 +61,7 @@ func (c *committer) commit(limit time.Duration) error {
 	c.b.Number = c.number + 1
 	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
-	err := c.s.Commit(ctx, &c.b)
+	err := c.commitTo.Commit(ctx, &c.b)
 	if err == nil {
 		c.stored += size
 		c.number++

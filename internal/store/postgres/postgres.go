@@ -6,6 +6,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -184,8 +185,34 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// pingSize is how much a ping sends and is sent back, in bytes: more than fits into any packet. A line that loses all long
+// packets, because they are longer than its narrowest part takes and nobody is told, answers short questions as ever.
+const pingSize = 16 << 10
+
+// pingQuestion sends and is sent pingSize, and asks whether the server takes writes.
+const pingQuestion = `SELECT length($1), repeat('.', length($1)), current_setting('transaction_read_only')`
+
 // Ping implements store.Store.
-func (s *Store) Ping(ctx context.Context) error { return s.classify(s.pool.Ping(ctx)) }
+func (s *Store) Ping(ctx context.Context) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", store.ErrBusy, err)
+		}
+		return s.classify(err)
+	}
+	defer conn.Release()
+	r := conn.Conn().PgConn().ExecParams(ctx, pingQuestion, [][]byte{bytes.Repeat([]byte{'.'}, pingSize)}, []uint32{oidText}, nil, nil).Read()
+	switch {
+	case r.Err != nil:
+		return s.classify(r.Err)
+	case string(r.Rows[0][2]) == "on":
+		// The other connections are to a server that takes no writes, too. New ones look for one that does.
+		s.pool.Reset()
+		return fmt.Errorf("store: postgres: %w", errReadOnly)
+	}
+	return s.classify(nil)
+}
 
 // Migrate brings the schema of a database up to date. Open does it by itself unless told not to.
 // Several nodes may do it at the same time: one does the work, the others wait.

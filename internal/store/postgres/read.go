@@ -165,6 +165,7 @@ func (s *Store) Idempotent(ctx context.Context, client, key string) (store.Remem
 		WHERE key = $1 AND accepted_at >= $2 ORDER BY number LIMIT 1`,
 		store.KeyHash(client, key), s.keysForgotten.Load()).Scan(&id, &digest, &to, &at)
 	if errors.Is(err, pgx.ErrNoRows) {
+		s.heard()
 		return r, store.ErrNotFound
 	}
 	r = store.Remembered{ID: id, To: string(to), AcceptedAt: fromMicros(at)}
