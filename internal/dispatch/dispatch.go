@@ -190,6 +190,10 @@ type Dispatcher struct {
 	procs   *processors
 	inbox   *inbox
 
+	// haste ends when shards that end are not to store any more.
+	haste context.Context
+	cut   context.CancelFunc
+
 	lastConn atomic.Uint64
 	tight    atomic.Int32 // as the recipients were last told
 }
@@ -204,6 +208,7 @@ func New(o Options) (*Dispatcher, error) {
 	d.procs = newProcessors(d)
 	d.metrics = newMetrics(o.Metrics, d)
 	d.inbox = newInbox(d)
+	d.haste, d.cut = context.WithCancel(context.Background())
 	d.shards = make([]atomic.Pointer[shard], o.Shards)
 	for range o.Shards {
 		d.ends = append(d.ends, newEnds())
@@ -240,6 +245,10 @@ func (d *Dispatcher) Run(ctx context.Context, stop time.Duration) error {
 	}
 	return nil
 }
+
+// Cut has Run, whose ctx has ended, store nothing more, whatever time stop would allow, and return soon. What is not stored
+// is read again from the journal. Calling it again does nothing.
+func (d *Dispatcher) Cut() { d.cut() }
 
 // Attachment is one connection's tie to its recipient. Its methods are safe for concurrent use. Nil is tied to
 // nothing.

@@ -119,8 +119,10 @@ func (s *shard) term(ctx context.Context, stop time.Duration) error {
 	if away := s.d.opts.StoreAway; away != nil && away() {
 		stop = min(stop, awayStop)
 	}
-	deadline := time.AfterFunc(stop, func() { stopWork(errNotAllStored) })
+	giveUp := func() { stopWork(errNotAllStored) }
+	deadline := time.AfterFunc(stop, giveUp)
 	defer deadline.Stop()
+	defer context.AfterFunc(s.d.haste, giveUp)()
 	s.postAll(event{kind: evRetire})
 	s.quiesce(workCtx)
 	s.retire()

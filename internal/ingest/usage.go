@@ -16,6 +16,7 @@ type Usage interface {
 const (
 	usageEvery   = time.Second
 	usageTime    = 2 * time.Second  // of one report
+	lastReport   = time.Second      // of all of a stop
 	accountsKept = 10 * time.Minute // after the last use, at least
 )
 
@@ -31,7 +32,9 @@ func (a *API) reportUsage(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			a.reportOnce(context.WithoutCancel(ctx))
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastReport)
+			a.reportOnce(last)
+			cancel()
 			return
 		case <-a.accounts.fresh:
 			// Without the total a client that used up its quota before a restart would go on for a second.

@@ -40,6 +40,11 @@ type AppenderOptions struct {
 	// fail with ErrUnknown. Default 5 s.
 	Timeout time.Duration
 
+	// StopTimeout is how long Run goes on at most after its context has ended.
+	// What is not durable by then fails with ErrUnknown or ErrClosed.
+	// Default Timeout.
+	StopTimeout time.Duration
+
 	// InFlight is how many batches of a partition may be under way at once, in
 	// order. More than one needs an AsyncLog, and pays where the log waits for
 	// other machines; one file on one disk writes one batch after another
@@ -123,6 +128,9 @@ func NewAppender(log Log, o AppenderOptions) (*Appender, error) {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
+	if o.StopTimeout == 0 {
+		o.StopTimeout = o.Timeout
+	}
 	if o.InFlight == 0 {
 		o.InFlight = 1
 	}
@@ -133,7 +141,7 @@ func NewAppender(log Log, o AppenderOptions) (*Appender, error) {
 		return nil, fmt.Errorf("journal: %d tiers: want 1 to %d", o.Tiers, 1<<8)
 	case o.BatchBytes < 0 || o.PendingBytes < o.BatchBytes:
 		return nil, fmt.Errorf("journal: %d pending bytes and %d bytes a batch: pending must hold a batch", o.PendingBytes, o.BatchBytes)
-	case o.Timeout < 0 || o.InFlight < 0 || o.Linger < 0:
+	case o.Timeout < 0 || o.StopTimeout < 0 || o.InFlight < 0 || o.Linger < 0:
 		return nil, errors.New("journal: negative timeout, number in flight or linger")
 	}
 	a := &Appender{log: log, opts: o}
@@ -262,19 +270,25 @@ func (q *queue) stop() {
 }
 
 // Run appends what the callers bring until ctx ends. Then records are refused
-// with ErrClosed, what was taken before is appended, for up to Timeout and the
-// end of what is under way, and it returns nil. It must be called once.
+// with ErrClosed, what was taken before is appended, for up to StopTimeout, and
+// it returns nil. It must be called once.
 func (a *Appender) Run(ctx context.Context) error {
+	live, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(a.opts.StopTimeout, func() { giveUp(context.DeadlineExceeded) })
+	})()
 	var workers sync.WaitGroup
 	for _, q := range a.queues {
-		workers.Go(func() { a.work(ctx, q) })
+		workers.Go(func() { a.work(ctx, live, q) })
 	}
 	workers.Wait()
 	return nil
 }
 
-// work appends the batches of one queue, in order.
-func (a *Appender) work(ctx context.Context, q *queue) {
+// work appends the batches of one queue, in order, until ctx ends, and then what
+// is left until live does.
+func (a *Appender) work(ctx, live context.Context, q *queue) {
 	// A slot for each append under way; all are free again before the return,
 	// so that Run outlives every append that it began.
 	slots := make(chan struct{}, a.opts.InFlight)
@@ -284,7 +298,6 @@ func (a *Appender) work(ctx context.Context, q *queue) {
 		}
 	}()
 
-	live := context.WithoutCancel(ctx)
 	company := false // the batch before held a few records
 	for ctx.Err() == nil {
 		slots <- struct{}{}
@@ -308,15 +321,13 @@ func (a *Appender) work(ctx context.Context, q *queue) {
 	}
 
 	q.stop()
-	drain, cancel := context.WithTimeout(live, a.opts.Timeout)
-	defer cancel()
 	for b := q.take(); b != nil; b = q.take() {
-		if drain.Err() != nil {
+		if live.Err() != nil {
 			a.finish(q, b, 0, ErrClosed)
 			continue
 		}
 		slots <- struct{}{}
-		a.append(drain, q, b, slots)
+		a.append(live, q, b, slots)
 	}
 }
 

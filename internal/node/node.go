@@ -296,7 +296,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 	})
 	n.health.Registry().MustRegister(appends)
 	o := journal.AppenderOptions{
-		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, Linger: linger,
+		Shards: cfg.Shards, Tiers: esh3ar.Tiers, Timeout: cfg.PublishTimeout, StopTimeout: cfg.stopLimits().appends, Linger: linger,
 		Observe: func(s journal.BatchStats) { appends.Observe(s.Took.Seconds()) },
 	}
 	if cfg.clustered() {

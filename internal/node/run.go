@@ -19,11 +19,14 @@ import (
 // handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
 // which all before may still have used; the store last.
 //
-// Requests and devices have the drain timeout, which begins after the drain delay, and dispatch has half of it again for what
-// it stores last; each has at least a second. So a stop takes at most the drain delay, one and a half times the drain
-// timeout, and the closing of the journal and the store. What does not finish in time is not lost: it is read again at the next
-// start, here or by the shard's next owner.
+// All of that has one deadline, from which each part draws (stopLimits): requests, devices and the shards' way to other nodes
+// have the drain timeout, which begins after the drain delay, and dispatch has half of it again for what
+// it stores last; each has at least a second; two more are for the rest. So a stop takes at most the drain delay, one and a half
+// times the drain timeout, and two seconds. A part that does not end in time is cut off, or left to the end of the process: the
+// journal is synced with every append, and what is not stored is read again at the next start, here or by the shard's next
+// owner. The log says which part it was, and at the end how long each took.
 func (n *Node) Run(ctx context.Context) error {
+	limits := n.cfg.stopLimits()
 	// The parts outlive ctx until it is their turn.
 	base := context.WithoutCancel(ctx)
 	appendCtx, stopAppend := context.WithCancel(base)
@@ -31,39 +34,32 @@ func (n *Node) Run(ctx context.Context) error {
 	dispatchCtx, stopDispatch := context.WithCancel(base)
 	defer stopDispatch()
 
-	g, failed := errgroup.WithContext(base)
-	dispatched := make(chan struct{})
-	g.Go(func() error {
+	running := newParts(base)
+	failed := running.failed
+	running.run("journal", func() error {
 		if err := n.appender.Run(appendCtx); err != nil && !errors.Is(err, context.Canceled) {
 			return fmt.Errorf("journal: %w", err)
 		}
 		return nil
 	})
-	g.Go(func() error {
-		defer close(dispatched)
-		return n.dispatch.Run(dispatchCtx, max(n.cfg.DrainTimeout/2, time.Second))
-	})
+	dispatched := running.run("dispatch", func() error { return n.dispatch.Run(dispatchCtx, limits.committing) })
 	joinedCtx, leave := context.WithCancel(base)
 	defer leave()
 	talkCtx, stopTalk := context.WithCancel(base)
 	defer stopTalk()
 	if n.peers != nil {
-		g.Go(func() error { return n.peers.run(talkCtx, joinedCtx, n) })
+		running.run("cluster", func() error { return n.peers.run(talkCtx, joinedCtx, n) })
 	}
-	g.Go(n.front.Run)
-	g.Go(n.serve)
-	g.Go(func() error { return n.notify.Run(dispatchCtx) })
-	g.Go(func() error { return n.webhooks.Run(dispatchCtx) })
-	g.Go(func() error { return n.api.Run(dispatchCtx) })
-	g.Go(func() error { return n.opening.wait(dispatchCtx) })
-	g.Go(func() error { return n.keys.run(dispatchCtx) })
-	g.Go(func() error { return n.retain(dispatchCtx) })
-	g.Go(func() error { return n.accepting.run(dispatchCtx) })
-	g.Go(func() error { return n.memory.run(dispatchCtx) })
-	g.Go(func() error { return n.clock.Run(dispatchCtx) })
-	g.Go(func() error { return n.health.Run(dispatchCtx) })
+	running.run("posts", n.front.Run)
+	running.run("http", n.serve)
+	for name, run := range map[string]func(context.Context) error{
+		"events": n.notify.Run, "webhooks": n.webhooks.Run, "api": n.api.Run, "opening": n.opening.wait, "keys": n.keys.run,
+		"retention": n.retain, "load": n.accepting.run, "memory": n.memory.run, "clock": n.clock.Run, "health": n.health.Run,
+	} {
+		running.run(name, func() error { return run(dispatchCtx) })
+	}
 	if n.cert != nil {
-		g.Go(func() error { return n.watchCertificate(dispatchCtx) })
+		running.run("certificate", func() error { return n.watchCertificate(dispatchCtx) })
 	}
 
 	select {
@@ -77,8 +73,10 @@ func (n *Node) Run(ctx context.Context) error {
 		n.peers.places.leave()
 	}
 	n.announce(failed)
-	drain, cancel := context.WithTimeout(base, max(n.cfg.DrainTimeout, time.Second))
+	stop := newStopping(n.log)
+	drain, cancel := context.WithTimeout(base, limits.drain)
 	defer cancel()
+	defer context.AfterFunc(drain, stopAppend)() // whoever still waits for the journal then is cut off
 	n.hub.Drain()
 	if n.peers != nil {
 		n.peers.places.empty(failed, n.cfg.DrainTimeout)
@@ -95,26 +93,34 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := devices.Wait(); err != nil {
 		n.log.Warn("devices were cut off", "err", err)
 	}
+	stop.ended("requests")
 	if n.peers != nil {
 		// Its shards go to others one by one, and what is in flight from them to devices elsewhere with them.
 		if err := n.peers.leases.Drain(drain); err != nil {
 			n.log.Warn("not all shards were handed over; others take them", "err", err)
 		}
 		stopTalk()
+		stop.ended("shards")
 	}
 	stopDispatch()
-	<-dispatched
+	if !stop.await("storing", dispatched, min(limits.storing, stop.left(limits.store)), running.left) {
+		n.dispatch.Cut()
+	}
 	leave()
 	stopAppend()
-	err := g.Wait()
-	if errors.Is(err, context.Canceled) {
-		err = nil
+	stop.await("leaving", running.allEnded(), stop.left(limits.leave), running.left)
+	closed := make(chan struct{})
+	var err error
+	go func() {
+		defer close(closed)
+		err = n.Close()
+	}()
+	inTime := stop.await("closing", closed, stop.left(limits.close), running.left)
+	stop.done()
+	if !inTime {
+		return running.failure()
 	}
-	if cerr := n.Close(); cerr != nil {
-		err = errors.Join(err, cerr)
-	}
-	n.log.Info("stopped")
-	return err
+	return errors.Join(running.failure(), err)
 }
 
 // announce gives balancers the time to learn of a stop in order, unless a part has failed.
@@ -146,12 +152,16 @@ func (n *Node) Close() error {
 	if n.journal != nil {
 		errs = append(errs, n.journal.Close())
 	}
+	var beside errgroup.Group // the server and the store do not need each other
+	if n.opening != nil {
+		beside.Go(func() error {
+			n.opening.close()
+			return n.store.Close()
+		})
+	}
 	if n.nats != nil {
 		errs = append(errs, n.nats.Close())
 	}
-	if n.opening != nil {
-		n.opening.close()
-		errs = append(errs, n.store.Close())
-	}
+	errs = append(errs, beside.Wait())
 	return errors.Join(errs...)
 }

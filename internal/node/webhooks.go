@@ -35,7 +35,7 @@ func (n *Node) newWebhooks(registry prometheus.Registerer) (err error) {
 		Store: n.store, Events: n.notify, Retention: n.cfg.Retention,
 		Addresses: webhook.Addresses{Allow: allow}, Requests: n.cfg.WebhookRequests, Timeout: n.cfg.WebhookTimeout,
 		Backoff: webhook.Backoff{Span: n.cfg.WebhookRetryFor}, DisableAfter: n.cfg.WebhookDisableAfter,
-		Holder: id, Now: n.clock.Now, Logger: n.log, Metrics: registry,
+		Holder: id, Grace: n.cfg.stopLimits().posts, Now: n.clock.Now, Logger: n.log, Metrics: registry,
 	})
 	return err
 }
