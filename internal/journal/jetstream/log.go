@@ -75,8 +75,9 @@ type Options struct {
 	// Replicas is how many servers keep each stream. Default 1. Existing streams
 	// are brought to more, and never to fewer. With more than one, Open
 	// waits for the servers until its context ends, and an append while a
-	// stream's servers elect a leader fails with ErrUnavailable, or with
-	// ErrUnknown if it was under way.
+	// stream's servers elect a leader fails with ErrUnavailable. One that was
+	// under way waits for the new leader, who tells what became of it, and
+	// fails with ErrUnknown if there is none before its context ends.
 	Replicas int
 
 	// MaxBytes bounds each stream; at it, appends fail with ErrFull.
@@ -158,7 +159,11 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, fmt.Errorf("jetstream: read-ahead of %d bytes: an entry may have %d", o.ReadAheadBytes, maxData)
 	}
 
-	l := &Log{opts: o, publish: newPublisher()}
+	replicated := 0
+	if o.Replicas > 1 {
+		replicated = o.Shards
+	}
+	l := &Log{opts: o, publish: newPublisher(replicated)}
 	l.ctx, l.end = context.WithCancel(context.Background())
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -177,6 +182,10 @@ func (l *Log) open(ctx context.Context) (err error) {
 			if err == nil { // closed in good order
 				err = nats.ErrDisconnected
 			}
+			if l.publish.replicated() {
+				l.publish.disconnected()
+				return
+			}
 			l.publish.failAll(fmt.Errorf("%w: connection lost: %w", journal.ErrUnknown, err))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -191,6 +200,9 @@ func (l *Log) open(ctx context.Context) (err error) {
 	}
 	if err := l.publish.start(l.nc); err != nil {
 		return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+	}
+	if l.publish.replicated() {
+		l.running.Go(func() { l.publish.run(l.ctx) })
 	}
 	host, hosted := l.opts.Server.(Host)
 	if hosted {
@@ -242,7 +254,7 @@ func wait(appendAsync func(done func(uint64, error))) (uint64, error) {
 	return o.seq, o.err
 }
 
-// AppendAsync implements journal.AsyncLog. Data is free again at its return.
+// AppendAsync implements journal.AsyncLog.
 func (l *Log) AppendAsync(ctx context.Context, p journal.Partition, data []byte, done func(uint64, error)) {
 	if err := l.check(p); err != nil {
 		done(0, err)
@@ -258,7 +270,7 @@ func (l *Log) AppendAsync(ctx context.Context, p journal.Partition, data []byte,
 			return
 		}
 	}
-	l.publish.send(ctx, subject(p), data, done)
+	l.publish.send(ctx, int(p.Shard), subject(p), data, done)
 }
 
 // Last implements journal.Log.
@@ -288,7 +300,7 @@ func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
 	// A leader that is lost with the entry, or paused, never answers.
 	writing, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	seq, err := wait(func(done func(uint64, error)) { l.publish.send(writing, fillers(int(shard)), nil, done) })
+	seq, err := wait(func(done func(uint64, error)) { l.publish.send(writing, int(shard), fillers(int(shard)), nil, done) })
 	if err != nil {
 		return 0, err
 	}

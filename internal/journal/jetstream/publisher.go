@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,25 +19,40 @@ import (
 // replaces that of nats.go, which keeps no order in the face of "no responders"
 // (it sends again later), and does more for each message than a batch needs.
 //
+// Entries to replicated streams that are under way when their leader is lost are
+// sent again; see succession.
+//
 // What waits is bounded by the callers: each knows how many it has under way.
 type publisher struct {
-	request func(subject, reply string, data []byte) error // of the connection
-	prefix  string                                         // of the reply subjects; the number of the entry follows
+	request func(e *published, reply string) error // of the connection
+	prefix  string                                 // of the reply subjects; the number of the entry follows
 
-	mu      sync.Mutex
-	next    uint64
-	waiting map[uint64]*published
+	mu          sync.Mutex
+	next        uint64
+	waiting     map[uint64]*published
+	successions []succession // by shard; none if the streams are not replicated
+
+	vacant chan int // shards whose leader was found lost; there is room for all
 }
 
 // published is an entry without an acknowledgement so far.
 type published struct {
-	done func(uint64, error)
-	stop func() bool // the wait for the end of the context, once it is sent
+	shard   int // -1 for a probe
+	subject string
+	data    []byte
+	first   time.Time // when it was sent for the first time
+	done    func(uint64, error)
+	stop    func() bool // the wait for the end of the context, once it is sent
 
 	// sent: the connection has its own copy of the data. What is settled before waits for that, because whoever is told
 	// may use the data for something else.
 	sent  bool
 	early *settled
+
+	// again: it was sent more than once, so that a refusal of one copy says nothing of the others.
+	again bool
+
+	question bool // it is sent to learn whether it is stored, and not to have it stored
 }
 
 // settled is what became of an entry.
@@ -45,46 +61,86 @@ type settled struct {
 	err error
 }
 
-func newPublisher() *publisher {
-	return &publisher{waiting: make(map[uint64]*published)}
+// newPublisher returns a publisher to streams of that many shards, each kept by several servers, or to any if shards is 0.
+func newPublisher(shards int) *publisher {
+	p := &publisher{
+		waiting: make(map[uint64]*published), successions: make([]succession, shards), vacant: make(chan int, shards),
+	}
+	for i := range p.successions {
+		p.successions[i].acknowledged = make(map[string]uint64)
+	}
+	return p
 }
 
 // start begins to listen for acknowledgements, for as long as nc is open.
 func (p *publisher) start(nc *nats.Conn) error {
-	p.request = nc.PublishRequest
-	p.prefix = nc.NewInbox() + "."
-	sub, err := nc.Subscribe(p.prefix+"*", p.acknowledged)
-	if err != nil {
-		return err
+	p.request = func(e *published, reply string) error { return nc.PublishRequest(e.subject, reply, e.data) }
+	if p.replicated() {
+		p.request = func(e *published, reply string) error {
+			return nc.PublishMsg(identified(e.subject, reply, e.data, e.question))
+		}
 	}
-	return sub.SetPendingLimits(-1, -1)
+	p.prefix = nc.NewInbox() + "."
+	subjects := map[string]nats.MsgHandler{p.prefix + "*": p.answered}
+	if p.replicated() {
+		subjects[electedPrefix+"*"] = p.elected
+	}
+	for subject, handle := range subjects {
+		sub, err := nc.Subscribe(subject, handle)
+		if err != nil {
+			return err
+		}
+		if err := sub.SetPendingLimits(-1, -1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// send publishes data. Done is called once, when the data is free again.
-func (p *publisher) send(ctx context.Context, subject string, data []byte, done func(uint64, error)) {
-	e := &published{done: done}
+// send publishes data to the shard's stream. Done is called once, when the data is free again.
+func (p *publisher) send(ctx context.Context, shard int, subject string, data []byte, done func(uint64, error)) {
+	e := &published{shard: shard, subject: subject, data: data, done: done}
 	p.mu.Lock()
-	p.next++
-	id := p.next
-	p.waiting[id] = e
+	s := p.succession(e)
+	if s != nil && s.open {
+		p.mu.Unlock()
+		done(0, errSuccession)
+		return
+	}
+	if s != nil {
+		s.waiting++
+	}
+	id := p.add(e)
 	p.mu.Unlock()
+	p.transmit(ctx, id, e)
+}
 
+// add has an entry wait for its acknowledgement and returns its number. The lock must be held.
+func (p *publisher) add(e *published) (id uint64) {
+	p.next++
+	p.waiting[p.next] = e
+	e.first = time.Now()
+	return p.next
+}
+
+// transmit hands a waiting entry to the connection. At the first time it follows ctx from then on.
+func (p *publisher) transmit(ctx context.Context, id uint64, e *published) {
 	reply := strconv.AppendUint(append(make([]byte, 0, 64), p.prefix...), id, 36)
-	if err := p.request(subject, string(reply), data); err != nil {
+	if err := p.request(e, string(reply)); err != nil {
 		p.settle(id, 0, publishError(err))
 	}
 
 	p.mu.Lock()
 	e.sent = true
 	early := e.early
-	if early == nil {
+	if early == nil && e.stop == nil {
 		e.stop = context.AfterFunc(ctx, func() {
 			p.settle(id, 0, fmt.Errorf("%w: %w", journal.ErrUnknown, context.Cause(ctx)))
 		})
 	}
 	p.mu.Unlock()
 	if early != nil {
-		done(early.seq, early.err)
+		e.tell(early.seq, early.err)
 	}
 }
 
@@ -106,19 +162,25 @@ func publishError(err error) error {
 func (p *publisher) settle(id, seq uint64, err error) {
 	p.mu.Lock()
 	e := p.waiting[id]
-	delete(p.waiting, id)
-	now := e.settle(seq, err)
+	if e == nil {
+		p.mu.Unlock()
+		return
+	}
+	now := p.remove(id, e, seq, err)
 	p.mu.Unlock()
 	if now {
-		e.stop()
-		e.done(seq, err)
+		e.tell(seq, err)
 	}
 }
 
-// settle notes what became of the entry and says whether it is to be told now. The publisher's lock must be held.
-func (e *published) settle(seq uint64, err error) (now bool) {
-	if e == nil {
-		return false
+// remove notes what became of a waiting entry and says whether it is to be told now. The lock must be held.
+func (p *publisher) remove(id uint64, e *published, seq uint64, err error) (now bool) {
+	delete(p.waiting, id)
+	if s := p.succession(e); s != nil {
+		s.waiting--
+		if err == nil {
+			s.acknowledged[e.subject] = max(s.acknowledged[e.subject], id)
+		}
 	}
 	if !e.sent {
 		e.early = &settled{seq, err}
@@ -126,30 +188,42 @@ func (e *published) settle(seq uint64, err error) (now bool) {
 	return e.sent
 }
 
+// tell tells what became of an entry that waits no more.
+func (e *published) tell(seq uint64, err error) {
+	if e.stop != nil {
+		e.stop()
+	}
+	if e.again && err != nil && !errors.Is(err, journal.ErrUnknown) {
+		err = fmt.Errorf("%w: the stream's leader was lost: %s", journal.ErrUnknown, err.Error()) // of one kind alone
+	}
+	e.done(seq, err)
+}
+
 // failAll settles everything that waits with err.
 func (p *publisher) failAll(err error) {
 	p.mu.Lock()
 	var now []*published
-	for _, e := range p.waiting {
-		if e.settle(0, err) {
+	for id, e := range p.waiting {
+		if p.remove(id, e, 0, err) {
 			now = append(now, e)
 		}
 	}
-	p.waiting = make(map[uint64]*published)
 	p.mu.Unlock()
 	for _, e := range now {
-		e.stop()
-		e.done(0, err)
+		e.tell(0, err)
 	}
 }
 
-// acknowledged handles JetStream's answer to an entry.
-func (p *publisher) acknowledged(m *nats.Msg) {
+// answered handles JetStream's answer to an entry.
+func (p *publisher) answered(m *nats.Msg) {
 	id, err := strconv.ParseUint(m.Subject[len(p.prefix):], 36, 64)
 	if err != nil {
 		return // not an answer to us
 	}
 	seq, err := parseAck(m)
+	if errors.Is(err, errNoLeader) && p.refused(id) || errors.Is(err, errUnderWay) {
+		return
+	}
 	p.settle(id, seq, err)
 }
 
@@ -160,6 +234,14 @@ const (
 	codeStorageResources = 10047 // the server's disk limit is reached
 	codeTooLarge         = 10054 // longer than the stream takes
 	codeStoreFailed      = 10077 // refused by the stream: full, or closed
+	codeUnderWay         = 10158 // another entry with the same id is on its way to the servers
+)
+
+var (
+	errNoLeader = fmt.Errorf("%w: no stream listens", journal.ErrUnavailable)
+
+	// errUnderWay answers an entry that was sent again while the first is still being stored, which will be acknowledged.
+	errUnderWay = fmt.Errorf("%w: it is under way already", journal.ErrUnknown)
 )
 
 // storeClosed is how a stream says that it is being closed.
@@ -170,7 +252,7 @@ const storeClosed = "store is closed"
 // failed write JetStream does not answer at all.
 func parseAck(m *nats.Msg) (uint64, error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		return 0, fmt.Errorf("%w: no stream listens", journal.ErrUnavailable)
+		return 0, errNoLeader
 	}
 	var ack struct {
 		Seq   uint64              `json:"seq"`
@@ -187,6 +269,8 @@ func parseAck(m *nats.Msg) (uint64, error) {
 	}
 	kind := journal.ErrUnavailable
 	switch ack.Error.ErrorCode {
+	case codeUnderWay:
+		return 0, errUnderWay
 	case codeAccountResources, codeNoResources, codeStorageResources:
 		kind = journal.ErrFull
 	case codeStoreFailed:

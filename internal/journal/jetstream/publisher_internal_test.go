@@ -17,15 +17,15 @@ func TestDataIsKeptWhileItIsSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			p := newPublisher()
+			p := newPublisher(0)
 			reading := true
-			p.request = func(string, string, []byte) error {
+			p.request = func(*published, string) error {
 				end(p, cancel)
 				reading = false
 				return nil
 			}
 			told := make(chan bool, 2)
-			p.send(ctx, "subject", []byte("data"), func(uint64, error) { told <- reading })
+			p.send(ctx, 0, "subject", []byte("data"), func(uint64, error) { told <- reading })
 			if <-told {
 				t.Error("told while the data is read")
 			}

@@ -19,9 +19,10 @@ const (
 	streamPrefix  = "ESH3AR_JOURNAL_"
 	subjectPrefix = "esh3ar.journal."
 
-	// duplicateWindow is the shortest that JetStream takes. Entries carry no
-	// ids: two appends of the same bytes are two entries.
-	duplicateWindow = 100 * time.Millisecond
+	// noIdentities is the shortest window that JetStream takes. Entries to a
+	// stream that is not replicated carry no identifiers. Two appends of the
+	// same bytes are two entries in any case.
+	noIdentities = 100 * time.Millisecond
 
 	// shardsKey is under which a stream's metadata says of how many it is one.
 	// Another number would send recipients to other shards than before.
@@ -197,7 +198,7 @@ func (l *Log) openStream(ctx context.Context, shard int, positions map[journal.P
 	if id := have.Metadata[deploymentKey]; id != "" {
 		want.Metadata[deploymentKey] = id // also if nobody said whose the store is
 	}
-	if have.MaxBytes != want.MaxBytes || have.Replicas != want.Replicas || have.Metadata[deploymentKey] != want.Metadata[deploymentKey] {
+	if have.MaxBytes != want.MaxBytes || have.Duplicates != want.Duplicates || have.Replicas != want.Replicas || have.Metadata[deploymentKey] != want.Metadata[deploymentKey] {
 		if s, err = l.js.UpdateStream(ctx, want); err != nil {
 			return nil, err
 		}
@@ -249,6 +250,10 @@ func (l *Log) settled(ctx context.Context, s jetstream.Stream, floor uint64) (ui
 }
 
 func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {
+	window := noIdentities
+	if l.opts.Replicas > 1 {
+		window = identityWindow
+	}
 	return jetstream.StreamConfig{
 		Name:       streamName(shard),
 		Subjects:   []string{subjectPrefix + strconv.Itoa(shard) + ".*"},
@@ -258,7 +263,7 @@ func (l *Log) streamConfig(shard int, firstSeq uint64) jetstream.StreamConfig {
 		MaxBytes:   l.opts.MaxBytes,
 		MaxMsgs:    -1,
 		MaxMsgSize: -1,
-		Duplicates: duplicateWindow,
+		Duplicates: window,
 		Replicas:   l.opts.Replicas,
 		FirstSeq:   firstSeq,
 		Metadata:   l.metadata(),
@@ -276,7 +281,7 @@ func (l *Log) raise(ctx context.Context, s jetstream.Stream, shard int, last, fl
 		return s.Purge(ctx, jetstream.WithPurgeSequence(floor+1))
 	}
 	for last < floor {
-		last, err = wait(func(done func(uint64, error)) { l.publish.send(ctx, fillers(shard), nil, done) })
+		last, err = wait(func(done func(uint64, error)) { l.publish.send(ctx, shard, fillers(shard), nil, done) })
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,206 @@
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/esh3artech/esh3ar/internal/cluster/clustertest"
+	"github.com/esh3artech/esh3ar/internal/journal"
+	"github.com/esh3artech/esh3ar/internal/journal/jetstream"
+)
+
+// stream appends numbers, several at a time, and keeps what became of them.
+type stream struct {
+	log       *jetstream.Log
+	partition journal.Partition
+	slots     chan struct{}
+
+	mu      sync.Mutex
+	answers []answer // by number
+	taken   int
+	refused int
+	unknown int
+}
+
+type answer struct {
+	took time.Duration
+	seq  uint64
+	err  error
+}
+
+// underWay is how many appends of a stream may be, and for how long each.
+const (
+	underWay      = 8
+	underWayLimit = 9 * time.Second
+)
+
+func (s *stream) append(t *testing.T, ctx context.Context) {
+	s.slots <- struct{}{}
+	s.mu.Lock()
+	n := len(s.answers)
+	s.answers = append(s.answers, answer{})
+	s.mu.Unlock()
+	began := time.Now()
+	one, stop := context.WithTimeout(ctx, underWayLimit)
+	s.log.AppendAsync(one, s.partition, fmt.Append(nil, n), func(seq uint64, err error) {
+		stop()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.answers[n] = answer{time.Since(began), seq, err}
+		switch {
+		case err == nil:
+			s.taken++
+		case errors.Is(err, journal.ErrUnavailable):
+			s.refused++
+		case errors.Is(err, journal.ErrUnknown):
+			s.unknown++
+		default:
+			t.Errorf("append: %v", err)
+		}
+		<-s.slots
+	})
+}
+
+// takes appends until so many more were acknowledged.
+func (s *stream) takes(t *testing.T, ctx context.Context, more int) {
+	t.Helper()
+	s.mu.Lock()
+	want := s.taken + more
+	s.mu.Unlock()
+	for pace := time.NewTicker(time.Millisecond); ; <-pace.C {
+		s.mu.Lock()
+		taken := s.taken
+		s.mu.Unlock()
+		if taken >= want {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal("nothing is taken any more")
+		}
+		s.append(t, ctx)
+	}
+}
+
+// check compares what was told with what is stored, when nothing is under way any more.
+func (s *stream) check(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for range underWay {
+		s.slots <- struct{}{}
+	}
+	stored := make(map[int]uint64)
+	last := -1
+	r, err := s.log.Read(ctx, s.partition, 0)
+	for errors.Is(err, journal.ErrUnavailable) && ctx.Err() == nil { // the servers may still agree on who leads them
+		r, err = s.log.Read(ctx, s.partition, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for e := (journal.Entry{}); len(stored) < s.taken; {
+		if e, err = r.Next(ctx); err != nil {
+			t.Fatalf("%d of %d acknowledged entries are there: %v", len(stored), s.taken, err)
+		}
+		var n int
+		if _, err := fmt.Sscan(string(e.Data), &n); err != nil {
+			t.Fatal(err)
+		}
+		if n <= last {
+			t.Errorf("%d is stored after %d", n, last)
+		}
+		last, stored[n] = n, e.Seq
+	}
+	slowest := time.Duration(0)
+	for n, a := range s.answers {
+		slowest = max(slowest, a.took)
+		switch seq, ok := stored[n]; {
+		case a.err == nil && seq != a.seq:
+			t.Errorf("%d was acknowledged as entry %d and is %d", n, a.seq, seq)
+		case errors.Is(a.err, journal.ErrUnavailable) && ok:
+			t.Errorf("%d is entry %d, after %v", n, seq, a.err)
+		case errors.Is(a.err, context.DeadlineExceeded):
+			t.Errorf("%d waited for its whole limit", n)
+		}
+	}
+	t.Logf("%d appends, %d acknowledged, %d refused, %d unknown, the slowest after %v", len(s.answers), s.taken, s.refused, s.unknown, slowest.Round(time.Millisecond))
+}
+
+// TestUnderWay breaks the way to a stream's leader under appends. What was under way is told soon what became of it, and is
+// stored once and in order.
+func TestUnderWay(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
+	c := clustertest.Start(t, 3, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	type fault struct {
+		name  string
+		occur func(t *testing.T, s *stream, leader, sender int)
+	}
+	var streams []string
+	faults := []fault{
+		{"leader moved", func(t *testing.T, s *stream, leader, _ int) {
+			nc, err := c.Server(leader).Connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			if _, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+streams[s.partition.Shard], nil); err != nil && !errors.Is(err, nats.ErrNoResponders) {
+				t.Fatal(err)
+			}
+		}},
+		{"sender cut off", func(_ *testing.T, _ *stream, _, sender int) {
+			c.Cut(sender)
+			tick := time.NewTicker(300 * time.Millisecond)
+			defer tick.Stop()
+			<-tick.C
+			c.Heal(sender)
+		}},
+		{"leader killed", func(_ *testing.T, _ *stream, leader, _ int) { c.Kill(leader) }},
+	}
+	streams = jetstream.StreamNames(len(faults))
+	logs := make([]*jetstream.Log, c.Len())
+	for i := range logs {
+		l, err := clustered(t, c, i, jetstream.Options{Shards: len(faults)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closing(t, l) })
+		logs[i] = l
+	}
+	js := admin(t, c, 0)
+	for shard, fault := range faults {
+		t.Run(fault.name, func(t *testing.T) {
+			name := ""
+			for name == "" && ctx.Err() == nil { // while one is elected
+				name = leaders(t, js, shard+1)[shard]
+			}
+			leader := int(name[1] - '0')
+			sender := (leader + 1) % c.Len()
+			s := &stream{log: logs[sender], partition: journal.Partition{Shard: uint16(shard)}, slots: make(chan struct{}, underWay)}
+			s.takes(t, ctx, 200)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				fault.occur(t, s, leader, sender)
+			}()
+			pace := time.NewTicker(time.Millisecond)
+			defer pace.Stop()
+			for ended := false; !ended; {
+				s.append(t, ctx)
+				select {
+				case <-done:
+					ended = true
+				case <-pace.C:
+				}
+			}
+			s.takes(t, ctx, 200)
+			s.check(t, ctx)
+		})
+	}
+}

@@ -1,0 +1,269 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/esh3artech/esh3ar/internal/journal"
+)
+
+// An entry whose stream's leader dies gets no answer, stored or not. But every entry to a replicated stream has an
+// identifier, by which JetStream leaves out what it has stored already: sent again, the entry is stored or was, and the
+// answer is an acknowledgement in either case. Entries of one subject must not overtake each other on the way, so
+//
+//	open ──► nothing new is taken ──► a probe is stored ──► what still waits is sent again, in order ──► closed
+//
+// A new leader's acknowledgements come in the order of its stream. So when that of the probe is there, so are those of all
+// entries that were sent to this leader before; what still waits went to the one that is lost.
+const (
+	// electedPrefix is of the subjects on which JetStream tells of a stream's new leader.
+	electedPrefix = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
+
+	// identityWindow is for how long the identifier of a stored entry is known.
+	identityWindow = 20 * time.Second
+
+	// againWithin is how long after the first time an entry may be sent again: what remains of the window is for clocks that
+	// differ and for the way.
+	againWithin = 10 * time.Second
+
+	// suspectAfter is for how long an entry waits before something may be wrong.
+	suspectAfter = time.Second
+	suspectEvery = 250 * time.Millisecond
+
+	probeTimeout = time.Second
+	probePause   = 20 * time.Millisecond
+)
+
+// errSuccession refuses entries that would overtake others.
+var errSuccession = fmt.Errorf("%w: the stream gets another leader", journal.ErrUnavailable)
+
+// succession is what the publisher knows of a replicated stream for when its leader changes.
+type succession struct {
+	waiting      int               // entries without an acknowledgement
+	suspected    bool              // a probe is under way because an entry waits for long
+	acknowledged map[string]uint64 // by subject, the highest number of an entry that was acknowledged
+
+	// open: entries wait that perhaps nobody will answer. The rest is of that time.
+	open    bool
+	elected int  // leaders
+	refused bool // an entry that was sent again: the new leader is lost, too
+}
+
+// replicated says whether entries are sent again.
+func (p *publisher) replicated() bool { return len(p.successions) > 0 }
+
+// succession returns that of an entry's stream, nil if it is not sent again.
+func (p *publisher) succession(e *published) *succession {
+	if e.shard < 0 || !p.replicated() {
+		return nil
+	}
+	return &p.successions[e.shard]
+}
+
+// identified is an entry with an identifier, as unique as its reply subject. If it is a mere question, it is acknowledged if it
+// is stored already, and refused otherwise, by a condition that JetStream looks at after the identifier, and that is never met.
+func identified(subject, reply string, data []byte, question bool) *nats.Msg {
+	m := &nats.Msg{Subject: subject, Reply: reply, Data: data, Header: nats.Header{jetstream.MsgIDHeader: {reply}}}
+	if question {
+		m.Data = nil
+		m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.Itoa(math.MaxInt64)}
+	}
+	return m
+}
+
+// elected handles JetStream's word that a stream has a leader, which it may have had before.
+func (p *publisher) elected(m *nats.Msg) {
+	shard, err := strconv.Atoi(strings.TrimPrefix(m.Subject, electedPrefix+streamPrefix))
+	if err != nil || shard < 0 || shard >= len(p.successions) {
+		return // not a stream of ours
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.openSuccession(shard)
+	p.successions[shard].elected++
+}
+
+// refused notes that nobody listens to an entry's stream. It says whether the entry goes on waiting, as its first copy may be
+// stored.
+func (p *publisher) refused(id uint64) (waits bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.waiting[id]
+	if e == nil {
+		return true
+	}
+	s := p.succession(e)
+	if s == nil {
+		return false
+	}
+	if e.again || s.waiting > 1 {
+		p.openSuccession(e.shard)
+	}
+	s.refused = s.refused || e.again
+	return e.again
+}
+
+// disconnected notes that the connection is lost, and with it the answers to all that waits.
+func (p *publisher) disconnected() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for shard := range p.successions {
+		p.openSuccession(shard)
+	}
+}
+
+// openSuccession begins a succession if anything waits and none is open. The lock must be held.
+func (p *publisher) openSuccession(shard int) {
+	s := &p.successions[shard]
+	if s.open || s.waiting == 0 {
+		return
+	}
+	s.open, s.elected, s.refused = true, 0, false
+	p.vacant <- shard
+}
+
+// run settles successions until ctx ends.
+func (p *publisher) run(ctx context.Context) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	tick := time.NewTicker(suspectEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case shard := <-p.vacant:
+			working.Go(func() { p.succeed(ctx, shard) })
+		case <-tick.C:
+			for _, shard := range p.silent() {
+				working.Go(func() { p.suspect(ctx, shard) })
+			}
+		}
+	}
+}
+
+// silent returns the shards with an entry that waits for long, but those that are seen to, and marks them as suspected.
+func (p *publisher) silent() (shards []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.waiting {
+		s := p.succession(e)
+		if s != nil && !s.open && !s.suspected && time.Since(e.first) > suspectAfter {
+			s.suspected = true
+			shards = append(shards, e.shard)
+		}
+	}
+	return shards
+}
+
+// suspect finds out whether the stream's leader is slow or lost, of which nothing has told. A slow one acknowledges what it was
+// sent before a probe first.
+func (p *publisher) suspect(ctx context.Context, shard int) {
+	id, err := p.storeProbe(ctx, shard)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.successions[shard].suspected = false
+	lost := errors.Is(err, journal.ErrUnavailable)
+	for n, e := range p.waiting {
+		lost = lost || err == nil && e.shard == shard && n < id
+	}
+	if lost {
+		p.openSuccession(shard)
+	}
+}
+
+// succeed sends what waits for a lost leader to the next one, and closes the succession.
+func (p *publisher) succeed(ctx context.Context, shard int) {
+	s := &p.successions[shard]
+	for {
+		found := p.probe(ctx, shard)
+		p.mu.Lock()
+		// A leader between the two may have stored some entries without their predecessors.
+		doubt := s.elected > 1
+		s.elected, s.refused = 0, false
+		var left []uint64
+		if found {
+			for id, e := range p.waiting {
+				if e.shard == shard {
+					left = append(left, id)
+				}
+			}
+		}
+		p.mu.Unlock()
+
+		slices.Sort(left)
+		for _, id := range left {
+			p.repeat(ctx, id, doubt)
+		}
+
+		p.mu.Lock()
+		if !found || s.elected == 0 && !s.refused {
+			s.open = false
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+	}
+}
+
+// repeat sends a waiting entry again. Where that may put it behind a later one, or store it twice, it merely asks for it.
+func (p *publisher) repeat(ctx context.Context, id uint64, doubt bool) {
+	p.mu.Lock()
+	e := p.waiting[id]
+	if e == nil {
+		p.mu.Unlock()
+		return
+	}
+	e.sent, e.again = false, true
+	e.question = e.question || doubt || p.succession(e).acknowledged[e.subject] > id || time.Since(e.first) > againWithin
+	p.mu.Unlock()
+	p.transmit(ctx, id, e)
+}
+
+// probe has an entry stored that belongs to no partition, and returns true when it is; false when nothing waits any more.
+func (p *publisher) probe(ctx context.Context, shard int) bool {
+	for {
+		p.mu.Lock()
+		waiting := p.successions[shard].waiting
+		sending := false // by a call that came before nothing new was taken
+		for _, e := range p.waiting {
+			sending = sending || e.shard == shard && !e.sent
+		}
+		p.mu.Unlock()
+		if waiting == 0 {
+			return false
+		}
+		if !sending {
+			if _, err := p.storeProbe(ctx, shard); err == nil {
+				return true
+			}
+		}
+		if pause(ctx, probePause) != nil {
+			return false
+		}
+	}
+}
+
+// storeProbe returns when the probe is stored, or is not. Id is its number.
+func (p *publisher) storeProbe(ctx context.Context, shard int) (id uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err = wait(func(done func(uint64, error)) {
+		e := &published{shard: -1, subject: fillers(shard), done: done}
+		p.mu.Lock()
+		id = p.add(e)
+		p.mu.Unlock()
+		p.transmit(ctx, id, e)
+	})
+	return id, err
+}
