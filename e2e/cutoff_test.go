@@ -19,6 +19,7 @@ type gate struct {
 
 	mu    sync.Mutex
 	shut  bool
+	tight bool
 	open  chan struct{} // closed while the gate is not silent
 	conns map[net.Conn]struct{}
 	busy  sync.WaitGroup
@@ -66,7 +67,7 @@ func (g *gate) forward(in net.Conn) {
 	var both sync.WaitGroup
 	for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
 		both.Go(func() {
-			_, _ = io.Copy(pair[0], heard{g, pair[1]})
+			_, _ = io.Copy(pair[0], &heard{g: g, from: pair[1]})
 			_ = pair[0].Close()
 			_ = pair[1].Close()
 		})
@@ -78,19 +79,32 @@ func (g *gate) forward(in net.Conn) {
 	g.mu.Unlock()
 }
 
-// heard is what comes from one side, while the gate is not silent.
+// heard is what comes from one side, while the gate is not silent, up to what is too long for it while it is narrow.
 type heard struct {
 	g    *gate
 	from io.Reader
+	lost bool
 }
 
-func (h heard) Read(b []byte) (int, error) {
-	n, err := h.from.Read(b)
-	h.g.mu.Lock()
-	open := h.g.open
-	h.g.mu.Unlock()
-	<-open
-	return n, err
+func (h *heard) Read(b []byte) (int, error) {
+	for {
+		n, err := h.from.Read(b)
+		h.g.mu.Lock()
+		open := h.g.open
+		h.lost = h.lost || h.g.tight && n > 1400
+		h.g.mu.Unlock()
+		<-open
+		if err != nil || !h.lost {
+			return n, err
+		}
+	}
+}
+
+// narrow has the gate lose long packets until set is called, and what follows on them.
+func (g *gate) narrow() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tight = true
 }
 
 // silence has the gate fall silent until set is called.
@@ -104,7 +118,7 @@ func (g *gate) silence() {
 func (g *gate) set(shut bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shut = shut
+	g.shut, g.tight = shut, false
 	select {
 	case <-g.open:
 	default:

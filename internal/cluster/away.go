@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -11,11 +12,15 @@ import (
 //
 //	reached ──silent for awayAfter longer than another node's, which is steady──► away
 //	   ▲                                                                           │
+//	   │  ╲                                                                     ▲  │
+//	   │   ╰──takes another's commits and none of its own for all of patience───╯  │
+//	   │                                                                           │
 //	   └──────────has answered for steadyFor, longer after it was back─────────────┘
 //
 // When the store itself is down it falls silent for all at once, and when it
 // comes back each node finds that out in its own time, but long before another
-// is steady: nobody is away, and no shard moves.
+// is steady: nobody is away, and no shard moves. Nor does one when the store
+// answers and takes nobody's commits: then there are none to compare with.
 const (
 	// awayAfter is how much longer than another's a node's store must have been
 	// silent to be away. It is more than what lies between two nodes that ask
@@ -25,6 +30,14 @@ const (
 	// awayFailures is how many questions in a row must have been in vain before:
 	// one that was under way while this process was stopped says nothing.
 	awayFailures = 3
+
+	// vainAfter is how much later than the first of a node's commits in vain another's must have been asked for, and taken, to
+	// show that the store takes commits; and how old it may be when that counts.
+	vainAfter = 5 * time.Second
+
+	// patience is how long the node's commits have to be in vain from then on for its store to be away. In that time any node
+	// finds out that its store takes commits again: one that hangs is given up after 15 s, and repeated soon.
+	patience = 20 * time.Second
 
 	// steadyFor is how long a store must have answered to be steady. It is longer
 	// than a node needs to find out that its store is back, connections that
@@ -52,6 +65,10 @@ type StoreContact struct {
 
 	// Steady is for how long, in milliseconds, it had answered by then.
 	Steady int64 `json:"steady_ms"`
+
+	// Taken is how long ago, in milliseconds, that commit was asked for which
+	// the store took last; nil if it took none.
+	Taken *int64 `json:"taken_ms,omitempty"`
 }
 
 // contact is how a message store answers. The zero value is of one that never has.
@@ -59,12 +76,17 @@ type contact struct {
 	answered time.Time // when that was asked which was answered last
 	since    time.Time // from when on it has answered, lapses aside; not after answered
 	failures int       // questions in vain since answered
+
+	taken time.Time // when that commit was asked for which it took last
+	vain  time.Time // since when it has taken none of those that are asked for, zero if it does; not known of others
 }
 
 // reachability is whether a node's store is away, and what follows from how it was.
 type reachability struct {
 	away     bool
+	proven   time.Time     // when it was first seen to take another's commits while this node's are in vain
 	steady   time.Duration // for how long it has to be steady to be no more
+	after    time.Time     // from when on that counts: when it became away, or last took no commits
 	returned time.Time     // when it ceased to be
 }
 
@@ -94,7 +116,12 @@ func (c *contact) told(now time.Time) *StoreContact {
 	if c.answered.IsZero() {
 		return nil
 	}
-	return &StoreContact{Silent: now.Sub(c.answered).Milliseconds(), Steady: c.answered.Sub(c.since).Milliseconds()}
+	s := &StoreContact{Silent: now.Sub(c.answered).Milliseconds(), Steady: c.answered.Sub(c.since).Milliseconds()}
+	if !c.taken.IsZero() {
+		taken := now.Sub(c.taken).Milliseconds()
+		s.Taken = &taken
+	}
+	return s
 }
 
 // contact is the contact that a node tells of in a report that comes now.
@@ -103,23 +130,53 @@ func (s *StoreContact) contact(now time.Time) contact {
 		return contact{}
 	}
 	answered := now.Add(-time.Duration(s.Silent) * time.Millisecond)
-	return contact{answered: answered, since: answered.Add(-time.Duration(s.Steady) * time.Millisecond)}
+	c := contact{answered: answered, since: answered.Add(-time.Duration(s.Steady) * time.Millisecond)}
+	if s.Taken != nil {
+		c.taken = now.Add(-time.Duration(*s.Taken) * time.Millisecond)
+	}
+	return c
+}
+
+// silent says whether the store does not answer, though it answers another steadily.
+func (c *contact) silent(others []contact, now time.Time) bool {
+	return c.failures >= awayFailures && slices.ContainsFunc(others, func(o contact) bool {
+		return o.steady(steadyFor, awayAfter, now) && o.answered.Sub(c.answered) >= awayAfter
+	})
+}
+
+// refused says whether commits are in vain, though the store has just taken another's.
+func (c *contact) refused(others []contact, now time.Time) bool {
+	return !c.vain.IsZero() && slices.ContainsFunc(others, func(o contact) bool {
+		return o.steady(steadyFor, awayAfter, now) && o.taken.Sub(c.vain) >= vainAfter && now.Sub(o.taken) <= vainAfter
+	})
 }
 
 // next is whether the store is away by now, by how it answers, and how those of
 // the other nodes do that take shards.
 func (a reachability) next(own contact, others []contact, now time.Time) reachability {
+	refused := own.refused(others, now)
 	switch {
-	case a.away && own.steady(a.steady, lapse, now):
+	case own.vain.IsZero() || a.proven.Before(own.vain):
+		a.proven = time.Time{}
+		if refused {
+			a.proven = now
+		}
+		refused = false
+	case now.Sub(a.proven) < patience:
+		refused = false
+	}
+	if !own.vain.IsZero() {
+		a.after = now
+	}
+	switch {
+	case a.away && now.Sub(a.after) >= a.steady && own.steady(a.steady, lapse, now):
 		return reachability{steady: a.steady, returned: now}
-	case a.away || own.failures < awayFailures || !slices.ContainsFunc(others, func(c contact) bool {
-		return c.steady(steadyFor, awayAfter, now) && c.answered.Sub(own.answered) >= awayAfter
-	}):
+	case a.away || !refused && !own.silent(others, now):
 		return a
 	case a.returned.IsZero() || now.Sub(a.returned) > relapse:
-		return reachability{away: true, steady: steadyFor}
+		return reachability{away: true, steady: steadyFor, after: now}
 	}
-	return reachability{away: true, steady: min(2*a.steady, steadyMost)}
+	return reachability{away: true, steady: min(2*a.steady, steadyMost), after: now}
 }
 
 // watchStore asks at every heartbeat whether this node's store answers, until
@@ -143,12 +200,18 @@ func (m *Members) watchStore(ctx context.Context) {
 	}
 }
 
+// errInVain is why a store is away that answers questions.
+var errInVain = errors.New("it takes no commits")
+
 // noteStore notes what became of a question to this node's store, and what
 // follows.
 func (m *Members) noteStore(asked time.Time, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.contact.note(asked, err)
+	if m.opts.Commits != nil {
+		m.contact.taken, m.contact.vain = m.opts.Commits()
+	}
 	var others []contact
 	for _, n := range m.nodes {
 		if n.alive && n.Name != m.self.Name && n.takesShards() {
@@ -158,6 +221,9 @@ func (m *Members) noteStore(asked time.Time, err error) {
 	m.reachability = m.reachability.next(m.contact, others, time.Now())
 	if away := m.reachability.away; away != m.self.Away {
 		if away {
+			if err == nil {
+				err = errInVain
+			}
 			m.opts.Logger.Warn("this node does not reach the message store, and others do: they get its shards", "error", err)
 		} else {
 			m.opts.Logger.Info("this node reaches the message store again: it takes its share of the shards")

@@ -114,32 +114,52 @@ func TestABadLine(t *testing.T) {
 
 // fellows are nodes that tell each other of their stores without boards, as the watches would.
 type fellows struct {
-	nodes map[string]*told
+	nodes map[string]*fellow
 }
+
+type fellow struct {
+	told
+	taken, vain time.Time
+}
+
+func (n *fellow) commits() (taken, vain time.Time) { return n.taken, n.vain }
 
 func newFellows(t *testing.T, names ...string) *fellows {
 	t.Helper()
-	f := &fellows{nodes: make(map[string]*told)}
+	f := &fellows{nodes: make(map[string]*fellow)}
 	for _, name := range names {
-		m, err := NewMembers(MembersOptions{NATS: noNATS{}, Name: name, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", name)})
+		n := new(fellow)
+		m, err := NewMembers(MembersOptions{NATS: noNATS{}, Name: name, Commits: n.commits, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", name)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		m.setOwner(true)
-		f.nodes[name] = &told{m: m}
+		n.m, f.nodes[name] = m, n
 		m.apply(0, boardEntry{}) // there was nothing before
 	}
 	return f
 }
 
 // second lets a second pass, in which each node asks its store and reports, at a time of its own. Answers says for each node
-// whether its store does, "." or not, "x", or that the node is stopped, "-".
+// whether its store does, "." or not, "x", that it also takes the node's commits, "c", or that these are in vain, "v", or that the
+// node is stopped, "-".
 func (f *fellows) second(answers map[string]byte) {
 	rest := time.Second
 	for i, name := range slices.Sorted(maps.Keys(f.nodes)) {
 		n := f.nodes[name]
 		switch answers[name] {
-		case '.':
+		case 'c':
+			n.taken = time.Now()
+		case 'v':
+			if n.vain.IsZero() {
+				n.vain = time.Now()
+			}
+		}
+		if answers[name] != 'v' && answers[name] != '-' {
+			n.vain = time.Time{}
+		}
+		switch answers[name] {
+		case '.', 'c', 'v':
 			n.m.noteStore(time.Now(), nil)
 		case 'x':
 			n.m.noteStore(time.Now(), errors.New("connection refused"))
@@ -194,6 +214,30 @@ func TestWhoIsAway(t *testing.T) {
 		"a start without a store that nobody has": {
 			[3]string{rep("x", 20) + rep(".", 30), rep("x", 25) + rep(".", 25), rep("x", 33) + rep(".", 17)},
 			rep("-", 50),
+		},
+		"one's commits are in vain, until it tries none, and others' are not": {
+			[3]string{well + rep("v", 28) + rep(".", 20), well + rep("c", 48), well + rep(".", 48)},
+			rep("-", 20+26) + rep("a", 16) + rep("-", 6),
+		},
+		"all commits are in vain, and each notices at its own time that they are not": {
+			[3]string{well + rep("v", 58) + rep("c", 22), well + rep("v", 40) + rep("c", 40), well + rep(".v", 25) + rep("c", 30)},
+			rep("-", 100),
+		},
+		"nobody else tries to commit": {
+			[3]string{well + rep("v", 60), well + rep(".", 60), well + "cccc" + rep(".", 56)},
+			rep("-", 80),
+		},
+		"another's commit was taken once": {
+			[3]string{well + rep("v", 60), well + rep(".", 10) + "c" + rep(".", 49), well + rep(".", 60)},
+			rep("-", 80),
+		},
+		"slow commits are not in vain": {
+			[3]string{rep(rep("v", 15)+"c", 5), rep("c", 80), rep("c", 80)},
+			rep("-", 80),
+		},
+		"one is stopped in the middle of a commit": {
+			[3]string{well + "v" + rep("-", 60) + "vvcc", well + rep("c", 65), well + rep("c", 65)},
+			rep("-", 85),
 		},
 		"one is stopped and wakes up": {
 			[3]string{well + rep("-", 9) + "x" + rep(".", 9), well + rep(".", 19), well + rep(".", 19)},

@@ -93,6 +93,12 @@ type MembersOptions struct {
 	// call at a time.
 	Store func(context.Context) error
 
+	// Commits, if set, says how the store takes this node's commits: when that
+	// was asked for which it took last, zero if it took none; and since when it
+	// has taken none of those that are asked for, zero if it does or there are
+	// none. It is called after Store, and must not block.
+	Commits func() (taken, vain time.Time)
+
 	// Load, if set, is asked before each heartbeat for the node's load, as
 	// JSON. It must not block.
 	Load func() json.RawMessage

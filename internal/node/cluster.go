@@ -130,7 +130,7 @@ func (n *Node) join(connect cluster.Connector) (err error) {
 	p := &peers{committed: committed{shards: make(map[uint16]struct{}), wake: make(chan struct{}, 1)}}
 	if p.members, err = cluster.NewMembers(cluster.MembersOptions{
 		NATS: connect, Logger: n.log, Name: cfg.NodeName, Address: cfg.advertised(), Replicas: cfg.replicas(),
-		Roles: cfg.roles(), Store: n.store.Reach, Load: n.memberLoad, Streams: jetstream.StreamNames(cfg.Shards),
+		Roles: cfg.roles(), Store: n.store.Reach, Commits: n.store.Commits, Load: n.memberLoad, Streams: jetstream.StreamNames(cfg.Shards),
 	}); err != nil {
 		return err
 	}

@@ -72,7 +72,9 @@ func (n *Node) checkStore(ctx context.Context) error {
 	}
 	absent := errors.Is(err, breaker.ErrAbsent)
 	var why string
-	switch {
+	switch _, vain := n.store.Commits(); {
+	case err == nil && !vain.IsZero():
+		why = "the database takes none of this node's commits"
 	case err == nil:
 		return health.Degrade(esh3ar.Errorf(esh3ar.KindUnavailable, "store_unavailable",
 			"the database answers again; this node takes its share of the shards when it has done so for a while"))
