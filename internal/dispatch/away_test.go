@@ -68,3 +68,38 @@ func TestHandOverWithoutTheStore(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// A stop whose time is over does not wait for the store any longer, however long a shard might: what it has not taken is read
+// again from the journal.
+func TestCut(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	s := &absent{Store: w.store}
+	w.start(func(o *dispatch.Options) { o.Store = s })
+	p := w.connect("user", true)
+	first := w.message("shop", "user", "delivered and stored")
+	w.accept(first)
+	w.next(p)
+	w.await(first, esh3ar.StatusDelivered)
+	m := w.message("shop", "user", "delivered, and not stored")
+	s.away.Store(true)
+	w.accept(m)
+	w.next(p)
+
+	began := time.Now()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		w.stop()
+	}()
+	w.Cut()
+	<-stopped
+	if took := time.Since(began); took > 5*time.Second { // half of what Run gives a shard that ends to store what it knows
+		t.Errorf("the stop took %s, as if it had waited for the store", took)
+	}
+
+	s.away.Store(false)
+	w.start()
+	w.connect("user", true)
+	w.await(m, esh3ar.StatusDelivered)
+}

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// All nodes of a cluster are told to stop in the same moment, under load, so that the last of them have no majority of
+// servers to hand anything over to; and then one is when the others have just been killed. Each ends in the time that
+// operators are told, with status 0, and the next start finds everything.
+func TestClusterStopsAtOnce(t *testing.T) {
+	t.Parallel()
+	const (
+		drain = 4 * time.Second
+		most  = drain + drain/2 + 2*time.Second // as docs/operations.md has it
+		slack = 2 * time.Second                 // for the end of a process on a busy machine
+	)
+	c := startCluster(t, append(clusterArgs(), "--drain-timeout", drain.String(), "--publish-timeout", "2s", "--log-level", "info")...)
+	stop := func(r *crashRun, servers ...*server) {
+		t.Helper()
+		began := time.Now()
+		for _, s := range servers {
+			signal(t, s, syscall.SIGTERM)
+		}
+		var all sync.WaitGroup
+		for _, s := range servers {
+			all.Go(func() {
+				select {
+				case <-s.gone:
+				case <-time.After(most + slack):
+					t.Errorf("a node is not gone %s after the signal\n%s", time.Since(began), s.tail(4<<10))
+					s.kill()
+					return
+				}
+				t.Logf("a node stopped within %s", time.Since(began))
+				if s.err != nil {
+					t.Errorf("a node ended with %v\n%s", s.err, s.tail(4<<10))
+				}
+			})
+		}
+		all.Wait()
+		r.serve(nil)
+	}
+	start := func(r *crashRun) {
+		t.Helper()
+		for i := range c.servers {
+			c.launch(i)
+		}
+		for _, s := range c.servers {
+			if err := s.ready(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.serve(c.servers...)
+	}
+	clusterLoad(t, c, func(r *crashRun) {
+		r.accepts(300)
+		stop(r, c.servers...)
+		start(r)
+		r.accepts(300)
+		c.servers[0].kill()
+		c.servers[1].kill()
+		stop(r, c.servers[2])
+		start(r)
+		r.accepts(100)
+	})
+	stop(&crashRun{t: t, ledger: newLedger()}, c.servers...)
+}
