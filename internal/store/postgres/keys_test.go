@@ -36,7 +36,7 @@ func TestKeysAreCarriedOver(t *testing.T) {
 			recipient bytea NOT NULL, accepted_at bigint NOT NULL, PRIMARY KEY (client, key));
 		CREATE INDEX idempotency_accepted_at ON idempotency (accepted_at);
 		DROP TABLE deployment;
-		ALTER TABLE shard DROP COLUMN commits;
+		ALTER TABLE shard DROP COLUMN commits, DROP COLUMN token;
 		DROP TABLE identity;
 		DELETE FROM goose_db_version WHERE version_id >= 4`); err != nil {
 		t.Fatal(err)
