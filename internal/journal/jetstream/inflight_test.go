@@ -40,7 +40,7 @@ const (
 	underWayLimit = 9 * time.Second
 )
 
-func (s *stream) append(t *testing.T, ctx context.Context) {
+func (s *stream) append(ctx context.Context, t *testing.T) {
 	s.slots <- struct{}{}
 	s.mu.Lock()
 	n := len(s.answers)
@@ -68,7 +68,7 @@ func (s *stream) append(t *testing.T, ctx context.Context) {
 }
 
 // takes appends until so many more were acknowledged.
-func (s *stream) takes(t *testing.T, ctx context.Context, more int) {
+func (s *stream) takes(ctx context.Context, t *testing.T, more int) {
 	t.Helper()
 	s.mu.Lock()
 	want := s.taken + more
@@ -83,12 +83,12 @@ func (s *stream) takes(t *testing.T, ctx context.Context, more int) {
 		if ctx.Err() != nil {
 			t.Fatal("nothing is taken any more")
 		}
-		s.append(t, ctx)
+		s.append(ctx, t)
 	}
 }
 
 // check compares what was told with what is stored, when nothing is under way any more.
-func (s *stream) check(t *testing.T, ctx context.Context) {
+func (s *stream) check(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for range underWay {
 		s.slots <- struct{}{}
@@ -183,7 +183,7 @@ func TestUnderWay(t *testing.T) {
 			leader := int(name[1] - '0')
 			sender := (leader + 1) % c.Len()
 			s := &stream{log: logs[sender], partition: journal.Partition{Shard: uint16(shard)}, slots: make(chan struct{}, underWay)}
-			s.takes(t, ctx, 200)
+			s.takes(ctx, t, 200)
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -192,15 +192,15 @@ func TestUnderWay(t *testing.T) {
 			pace := time.NewTicker(time.Millisecond)
 			defer pace.Stop()
 			for ended := false; !ended; {
-				s.append(t, ctx)
+				s.append(ctx, t)
 				select {
 				case <-done:
 					ended = true
 				case <-pace.C:
 				}
 			}
-			s.takes(t, ctx, 200)
-			s.check(t, ctx)
+			s.takes(ctx, t, 200)
+			s.check(ctx, t)
 		})
 	}
 }

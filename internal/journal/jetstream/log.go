@@ -163,7 +163,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Replicas > 1 {
 		replicated = o.Shards
 	}
-	l := &Log{opts: o, publish: newPublisher(replicated)}
+	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger)}
 	l.ctx, l.end = context.WithCancel(context.Background())
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ import (
 type publisher struct {
 	request func(e *published, reply string) error // of the connection
 	prefix  string                                 // of the reply subjects; the number of the entry follows
+	logger  *slog.Logger
 
 	mu          sync.Mutex
 	next        uint64
@@ -62,9 +64,9 @@ type settled struct {
 }
 
 // newPublisher returns a publisher to streams of that many shards, each kept by several servers, or to any if shards is 0.
-func newPublisher(shards int) *publisher {
+func newPublisher(shards int, logger *slog.Logger) *publisher {
 	p := &publisher{
-		waiting: make(map[uint64]*published), successions: make([]succession, shards), vacant: make(chan int, shards),
+		logger: logger, waiting: make(map[uint64]*published), successions: make([]succession, shards), vacant: make(chan int, shards),
 	}
 	for i := range p.successions {
 		p.successions[i].acknowledged = make(map[string]uint64)

@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ func TestDataIsKeptWhileItIsSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			p := newPublisher(0)
+			p := newPublisher(0, slog.New(slog.DiscardHandler))
 			reading := true
 			p.request = func(*published, string) error {
 				end(p, cancel)

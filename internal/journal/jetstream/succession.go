@@ -53,10 +53,8 @@ type succession struct {
 	suspected    bool              // a probe is under way because an entry waits for long
 	acknowledged map[string]uint64 // by subject, the highest number of an entry that was acknowledged
 
-	// open: entries wait that perhaps nobody will answer. The rest is of that time.
-	open    bool
-	elected int  // leaders
-	refused bool // an entry that was sent again: the new leader is lost, too
+	open    bool // entries wait that perhaps nobody will answer, and nothing new is taken
+	elected int  // leaders since then
 }
 
 // replicated says whether entries are sent again.
@@ -109,7 +107,6 @@ func (p *publisher) refused(id uint64) (waits bool) {
 	if e.again || s.waiting > 1 {
 		p.openSuccession(e.shard)
 	}
-	s.refused = s.refused || e.again
 	return e.again
 }
 
@@ -128,7 +125,7 @@ func (p *publisher) openSuccession(shard int) {
 	if s.open || s.waiting == 0 {
 		return
 	}
-	s.open, s.elected, s.refused = true, 0, false
+	s.open, s.elected = true, 0
 	p.vacant <- shard
 }
 
@@ -182,38 +179,34 @@ func (p *publisher) suspect(ctx context.Context, shard int) {
 	}
 }
 
-// succeed sends what waits for a lost leader to the next one, and closes the succession.
+// succeed sends what waits for a lost leader to the next one, and closes the succession. Should that one be lost meanwhile, the
+// next succession goes on with what it leaves.
 func (p *publisher) succeed(ctx context.Context, shard int) {
 	s := &p.successions[shard]
-	for {
-		found := p.probe(ctx, shard)
-		p.mu.Lock()
-		// A leader between the two may have stored some entries without their predecessors.
-		doubt := s.elected > 1
-		s.elected, s.refused = 0, false
-		var left []uint64
-		if found {
-			for id, e := range p.waiting {
-				if e.shard == shard {
-					left = append(left, id)
-				}
+	var left []uint64
+	found := p.probe(ctx, shard)
+	p.mu.Lock()
+	// A leader between the two may have stored some entries without their predecessors.
+	doubt := s.elected > 1
+	if found {
+		for id, e := range p.waiting {
+			if e.shard == shard {
+				left = append(left, id)
 			}
 		}
-		p.mu.Unlock()
-
-		slices.Sort(left)
-		for _, id := range left {
-			p.repeat(ctx, id, doubt)
-		}
-
-		p.mu.Lock()
-		if !found || s.elected == 0 && !s.refused {
-			s.open = false
-			p.mu.Unlock()
-			return
-		}
-		p.mu.Unlock()
 	}
+	p.mu.Unlock()
+
+	if len(left) > 0 {
+		p.logger.Info("journal stream has a leader again: what was under way is sent again", "stream", streamName(shard), "entries", len(left))
+	}
+	slices.Sort(left)
+	for _, id := range left {
+		p.repeat(ctx, id, doubt)
+	}
+	p.mu.Lock()
+	s.open = false
+	p.mu.Unlock()
 }
 
 // repeat sends a waiting entry again. Where that may put it behind a later one, or store it twice, it merely asks for it.
