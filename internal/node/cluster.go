@@ -95,12 +95,37 @@ func (n *Node) openNATS(ctx context.Context) (cluster.Connector, error) {
 			o.Clients = &cluster.Clients{Listen: cfg.ClientListen, Token: string(cfg.ClusterSecret), TLS: cfg.clusterTLS()}
 		}
 	}
-	s, err := cluster.Start(o)
+	s, err := startServer(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	n.nats = s
 	return s, nil
+}
+
+// startServer starts a NATS server, unless ctx ends before it has: then it is closed when it has started, which nobody waits
+// for. It may have much to recover, and whoever is told to stop meanwhile is to end as soon as otherwise.
+func startServer(ctx context.Context, o cluster.Options) (*cluster.Server, error) {
+	type outcome struct {
+		server *cluster.Server
+		err    error
+	}
+	started := make(chan outcome, 1)
+	go func() {
+		s, err := cluster.Start(o)
+		started <- outcome{s, err}
+	}()
+	select {
+	case o := <-started:
+		return o.server, o.err
+	case <-ctx.Done():
+	}
+	go func() {
+		if o := <-started; o.err == nil {
+			_ = o.server.Close() // nobody is there to be told
+		}
+	}()
+	return nil, context.Cause(ctx)
 }
 
 func (c *Config) clusterTLS() *cluster.TLSFiles {

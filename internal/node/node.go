@@ -120,7 +120,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (n *Node, err error)
 	plan := planMemory(&cfg)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.Close())
+			err = errors.Join(err, n.closeWithin(abandonTime))
 			n = nil
 		}
 	}()

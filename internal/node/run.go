@@ -109,18 +109,30 @@ func (n *Node) Run(ctx context.Context) error {
 	leave()
 	stopAppend()
 	stop.await("leaving", running.allEnded(), stop.left(limits.leave), running.left)
-	closed := make(chan struct{})
-	var err error
-	go func() {
-		defer close(closed)
-		err = n.Close()
-	}()
-	inTime := stop.await("closing", closed, stop.left(limits.close), running.left)
-	stop.done()
-	if !inTime {
-		return running.failure()
+	err := n.closeWithin(stop.left(limits.close))
+	stop.ended("closing")
+	if errors.Is(err, errNotClosed) {
+		n.log.Warn("the time of the stop is over: the journal, the NATS server or the store is left to the end of the process, and nothing accepted is lost")
+		err = nil
 	}
+	stop.done()
 	return errors.Join(running.failure(), err)
+}
+
+var errNotClosed = errors.New("not everything was closed in time")
+
+// closeWithin closes the node. Its error is errNotClosed if that takes longer than it may; it goes on then.
+func (n *Node) closeWithin(limit time.Duration) error {
+	closed := make(chan error, 1)
+	go func() { closed <- n.Close() }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+		return errNotClosed
+	}
 }
 
 // announce gives balancers the time to learn of a stop in order, unless a part has failed.

@@ -20,6 +20,9 @@ const (
 	closeTime = 1500 * time.Millisecond
 )
 
+// abandonTime is how long a start that fails, or is told to stop, takes to close what it has opened.
+const abandonTime = 5 * time.Second
+
 // stopLimits say when the parts of a stop end at the latest, from the end of the drain delay on. A part begins when the one
 // before it has ended, which is mostly long before its limit.
 type stopLimits struct {

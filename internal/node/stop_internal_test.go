@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/esh3artech/esh3ar/internal/cluster"
 )
 
 // TestStopLimits: whatever the drain timeout, the parts of a stop follow each other, and all end within the time that
@@ -87,5 +89,39 @@ func TestPartsFail(t *testing.T) {
 				t.Errorf("%s run after the end of all", left)
 			}
 		})
+	}
+}
+
+// TestStartIsGivenUp: a node that is told to stop while its NATS server starts does not wait for that, and the server that comes
+// all the same is closed: the next start has its directory.
+func TestStartIsGivenUp(t *testing.T) {
+	o := cluster.Options{Name: "test", Dir: t.TempDir(), MaxStore: 1 << 30, MaxMemory: 1 << 20, Logger: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	told := errors.New("told to stop")
+	cancel(told)
+	s, err := startServer(ctx, o)
+	switch {
+	case err == nil: // it was that fast
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	case !errors.Is(err, told):
+		t.Fatal(err)
+	}
+	deadline, tick := time.After(30*time.Second), time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for {
+		s, err := cluster.Start(o)
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("the directory is not free: %v", err)
+		}
 	}
 }
