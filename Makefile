@@ -46,7 +46,7 @@ chaos: build ## Break the real program for CHAOS_TIME (1h), seeds rising from CH
 
 .PHONY: chaos-cluster
 chaos-cluster: build ## The same over a cluster of three nodes, which are also cut off from each other
-	bin/esh3ar chaos --quiet --nodes 3 --elastic 1 --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 60s --settle 2m
+	bin/esh3ar chaos --quiet --nodes 3 --elastic 1 --balancer --seed $(or $(CHAOS_SEED),1) --for $(or $(CHAOS_TIME),1h) --duration 60s --settle 2m
 
 .PHONY: soak
 soak: setup ## Minutes without a database, little memory, 10,000 reconnects, a million messages: prints figures
@@ -68,7 +68,7 @@ bench: build ## Measure the hot pieces, durable accepts beside a bare HTTP handl
 	@scripts/setup bench
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms $$(go list ./... | grep -vE '/(e2e|internal/chaos)')
 	bin/esh3ar bench accept-ratio $(ARGS)
-	bin/esh3ar bench balance
+	bin/esh3ar bench balance --min-ratio 0.5 --max-added 2ms
 
 .PHONY: growth
 growth: build ## Measure how costs grow with load, nodes, shards and devices, and fit the model of docs/benchmarks.md; half an hour

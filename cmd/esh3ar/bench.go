@@ -40,6 +40,7 @@ type benchLoadCmd struct {
 	Offline    float64       `default:"0" placeholder:"SHARE" help:"The share of recipients, from 0 to 1, that connect only when everything is sent."`
 	Rate       float64       `default:"0" help:"Messages a second of all clients together, on a schedule that does not wait for answers. 0 means as many as are answered."`
 	Idle       time.Duration `default:"0s" help:"How long all are connected before anything is sent. Then the servers' memory is measured."`
+	MaxMemory  float64       `name:"max-device-memory" default:"0" placeholder:"KIB" help:"Fail if the servers take more memory than this for each connected device, in KiB. Needs --idle. 0 means no limit."`
 	Duration   time.Duration `default:"10s" help:"How long to measure."`
 	Warmup     time.Duration `default:"2s" help:"How long to send before that."`
 	Settle     time.Duration `default:"10s" help:"How long nothing may arrive before what is missing counts as lost."`
@@ -56,6 +57,9 @@ type benchLoadCmd struct {
 func (c *benchLoadCmd) Run(ctx context.Context, std stdio) error {
 	if c.Key == "" {
 		return errors.New("give the API key with --key or ESH3AR_API_KEY")
+	}
+	if c.MaxMemory > 0 && c.Idle <= 0 {
+		return errors.New("--max-device-memory needs --idle: memory is measured while all are connected and idle")
 	}
 	var progress func(loadgen.Progress)
 	if f, ok := std.err.(*os.File); ok && !c.Quiet && isTerminal(f) {
@@ -86,6 +90,10 @@ func (c *benchLoadCmd) Run(ctx context.Context, std stdio) error {
 		return errors.New("nothing was accepted")
 	case !report.Verdict.OK():
 		return exitCode(1)
+	case c.MaxMemory > 0 && report.Server.DeviceKiB() <= 0:
+		return errors.New("the servers did not tell how much memory they use")
+	case c.MaxMemory > 0 && report.Server.DeviceKiB() > c.MaxMemory:
+		return fmt.Errorf("the servers take %.1f KiB for each device, more than %.1f", report.Server.DeviceKiB(), c.MaxMemory)
 	}
 	return nil
 }
@@ -230,7 +238,7 @@ func printReport(out io.Writer, r *loadgen.Report) error {
 	}
 	if m := r.Server; m.Unused > 0 && m.Connected > 0 {
 		row("server's memory", fmt.Sprintf("%d MiB before, %d MiB with all connected: %.1f KiB a device",
-			m.Unused>>20, m.Connected>>20, float64(m.Connected-m.Unused)/1024/float64(max(m.Devices, 1))))
+			m.Unused>>20, m.Connected>>20, m.DeviceKiB()))
 	}
 	if r.Server.IdleCPU > 0 {
 		row("server's idle CPU", fmt.Sprintf("%.1f %% of a processor with all connected", 100*r.Server.IdleCPU))

@@ -18,10 +18,12 @@ type benchBalanceCmd struct {
 	Duration    time.Duration `default:"5s" help:"How long a round is."`
 	Rounds      int           `default:"3" help:"How often all sides take their turn."`
 	Rate        int           `default:"2000" help:"Requests a second at which latencies are compared."`
+	MinRatio    float64       `default:"0" placeholder:"SHARE" help:"Fail if the balancer reaches less than this share of HAProxy's throughput at any number of connections."`
+	MaxAdded    time.Duration `default:"0s" help:"Fail if the balancer adds more than this to the median latency. 0 means no limit."`
 	JSON        bool          `name:"json" help:"Print JSON."`
 }
 
-// Run measures and prints.
+// Run measures and prints. It fails if the balancer is slower than asked for.
 func (c *benchBalanceCmd) Run(ctx context.Context, std stdio) error {
 	progress, end := std.progress()
 	result, err := loadgen.BalanceRatio(ctx, loadgen.BalanceOptions{
@@ -37,9 +39,27 @@ func (c *benchBalanceCmd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	if c.JSON {
-		return json.NewEncoder(std.out).Encode(result)
+		err = json.NewEncoder(std.out).Encode(result)
+	} else {
+		err = printBalance(std.out, result)
 	}
-	return printBalance(std.out, result)
+	if err != nil {
+		return err
+	}
+	return c.judge(result)
+}
+
+// judge returns an error for the first limit that result does not keep.
+func (c *benchBalanceCmd) judge(result loadgen.BalanceResult) error {
+	for _, r := range result.Ratios {
+		if r.OfHAProxy < c.MinRatio {
+			return fmt.Errorf("at %d connections the balancer reaches %.0f %% of HAProxy, less than %.0f %%", r.Connections, 100*r.OfHAProxy, 100*c.MinRatio)
+		}
+	}
+	if added := result.Latency.Added; c.MaxAdded > 0 && time.Duration(added) > c.MaxAdded {
+		return fmt.Errorf("at %d requests/s the balancer adds %v to the median, more than %v", result.Latency.Rate, added, c.MaxAdded)
+	}
+	return nil
 }
 
 func printBalance(out io.Writer, result loadgen.BalanceResult) error {

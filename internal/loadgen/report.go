@@ -42,6 +42,14 @@ type ServerCost struct {
 	IdleCPU float64 `json:"idle_cpu"`
 }
 
+// DeviceKiB is what each connected device takes of the servers' memory, in KiB; 0 if they did not tell.
+func (c ServerCost) DeviceKiB() float64 {
+	if c.Unused <= 0 || c.Connected <= 0 {
+		return 0
+	}
+	return float64(c.Connected-c.Unused) / 1024 / float64(max(c.Devices, 1))
+}
+
 // Cost is what the generator took from the machine that it shares with the server, from the start of
 // the warm-up to the end. Where the system does not tell, it is 0.
 type Cost struct {
