@@ -26,9 +26,9 @@ var (
 	// ErrPermanent wraps an error that the same data will always meet again, such as a value that
 	// the database refuses. Any other error is worth a retry.
 	ErrPermanent = errors.New("store: refused for good")
-	// ErrBusy means that a question was not asked, because no connection was free for it in time. It says nothing of whether
-	// the store answers.
-	ErrBusy = errors.New("store: no connection was free in time")
+	// ErrBusy means that a question was not asked, because no connection was free for it, or could be made, in time. Alone it
+	// does not say whether the store answers.
+	ErrBusy = errors.New("store: no connection was to be had in time")
 	// ErrForgotten means that the events asked for are not kept any more.
 	ErrForgotten = errors.New("store: events are not kept any more")
 )

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,68 +12,25 @@ import (
 	"github.com/esh3artech/esh3ar/internal/store"
 	"github.com/esh3artech/esh3ar/internal/store/breaker"
 	"github.com/esh3artech/esh3ar/internal/store/postgres"
+	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 	"github.com/esh3artech/esh3ar/internal/store/storetest"
 )
 
-// line is a way to the server that may lose long packets, as one does whose narrowest part takes less than either end knows.
-type line struct {
-	sends, receives atomic.Bool // whether what is long is lost
-	dialed          atomic.Int64
-}
-
-// widest is the longest packet that passes then, in bytes.
+// widest is the longest packet that passes a narrow line, in bytes.
 const widest = 1400
-
-func (l *line) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	l.dialed.Add(1)
-	c, err := new(net.Dialer).DialContext(ctx, network, address)
-	return &lineConn{Conn: c, line: l}, err
-}
-
-// lineConn is a connection over it. What follows on what was lost is lost, too: the ends keep it for when the lost comes.
-type lineConn struct {
-	net.Conn
-	line *line
-
-	mu         sync.Mutex
-	sent, came bool // something was lost
-}
-
-func (c *lineConn) lost(loses *atomic.Bool, before *bool, n int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	*before = *before || loses.Load() && n > widest
-	return *before
-}
-
-func (c *lineConn) Write(p []byte) (int, error) {
-	if c.lost(&c.line.sends, &c.sent, len(p)) {
-		return len(p), nil
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *lineConn) Read(p []byte) (int, error) {
-	for {
-		n, err := c.Conn.Read(p)
-		if err != nil || !c.lost(&c.line.receives, &c.came, n) {
-			return n, err
-		}
-	}
-}
 
 // TestLineLosesLongPackets: a server that answers short questions and gets nothing that is long, or whose long answers do not come,
 // is not reached, and is again as soon as the line is whole.
 func TestLineLosesLongPackets(t *testing.T) {
 	t.Parallel()
-	for name, loses := range map[string]func(*line) *atomic.Bool{
-		"what is sent":  func(l *line) *atomic.Bool { return &l.sends },
-		"what is asked": func(l *line) *atomic.Bool { return &l.receives },
+	for name, narrow := range map[string]func(*pgtest.Line){
+		"what is sent":  func(l *pgtest.Line) { l.Narrow(widest, 0) },
+		"what is asked": func(l *pgtest.Line) { l.Narrow(0, widest) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var l line
-			s := breaker.New(open(t, postgres.Options{Dial: l.dial}), breaker.Options{Logger: slog.New(slog.DiscardHandler), WriteTimeout: 500 * time.Millisecond})
+			var l pgtest.Line
+			s := breaker.New(open(t, postgres.Options{Dial: l.Dial}), breaker.Options{Logger: slog.New(slog.DiscardHandler), WriteTimeout: 500 * time.Millisecond})
 			claim, err := s.Claim(t.Context(), 1)
 			if err != nil {
 				t.Fatal(err)
@@ -97,7 +52,7 @@ func TestLineLosesLongPackets(t *testing.T) {
 				t.Fatal(err)
 			}
 			// A connection is lost with each long question, and none can be made.
-			for l.dialed.Load() < 8 {
+			for l.Dialed() < 8 {
 				var together sync.WaitGroup
 				for range 8 {
 					together.Go(func() {
@@ -109,7 +64,7 @@ func TestLineLosesLongPackets(t *testing.T) {
 				together.Wait()
 			}
 
-			loses(&l).Store(true)
+			narrow(&l)
 			for range 3 {
 				end := make(chan struct{})
 				var asking sync.WaitGroup
@@ -148,7 +103,7 @@ func TestLineLosesLongPackets(t *testing.T) {
 				t.Errorf("something long got %v", err)
 			}
 
-			loses(&l).Store(false)
+			l.Narrow(0, 0)
 			if err := errors.Join(reach(), commit(2)); err != nil {
 				t.Errorf("over a whole line: %v", err)
 			}
