@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
 # The image holds one static program and the certificate authorities that webhooks need, and nothing else: no shell,
-# no package manager. docs/operations.md says how it was tried.
+# no package manager. docs/kubernetes.md says how it was tried.
 
 ARG GO_VERSION=1.26
 FROM --platform=$BUILDPLATFORM golang:${GO_VERSION}-bookworm AS build
@@ -32,7 +32,8 @@ ENV ESH3AR_DATA=/var/lib/esh3ar \
 # 8080 clients and devices, 6222 between nodes that keep the journal, 4222 for nodes that do not; 8000 and 8001 of the balancer.
 EXPOSE 8080 6222 4222 8000 8001
 
-# Docker asks for SIGKILL 10 s after SIGTERM unless it is told otherwise; give it more than --drain-timeout.
+# Docker asks for SIGKILL 10 s after SIGTERM unless it is told otherwise; give it more than one and a half times
+# --drain-timeout, and the --drain-delay.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/usr/local/bin/esh3ar", "health", "--live"]
 

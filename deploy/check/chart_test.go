@@ -125,6 +125,7 @@ func TestLint(t *testing.T) {
 func TestValuesThatCannotWork(t *testing.T) {
 	for name, c := range map[string]struct{ values, says string }{
 		"no database":                   {`{}`, "store.existingSecret or store.url"},
+		"no image":                      {`store: {existingSecret: x}` + "\n" + `image: {repository: ""}`, "build it, push it"},
 		"a database of another kind":    {`store: {url: "mysql://x"}`, "store/url"},
 		"a misspelled value":            {`store: {existingSecret: x}` + "\n" + `elastik: {enabled: true}`, "elastik"},
 		"four nodes for the journal":    {`store: {existingSecret: x}` + "\n" + `core: {replicas: 4}`, "core/replicas"},
@@ -138,7 +139,7 @@ func TestValuesThatCannotWork(t *testing.T) {
 		"an ingress without a host":     {`store: {existingSecret: x}` + "\n" + `ingress: {enabled: true}`, "ingress.host"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var values map[string]any
+			values := map[string]any{"image": map[string]any{"repository": "registry.example/esh3ar"}}
 			if err := yaml.UnmarshalStrict([]byte(c.values), &values); err != nil {
 				t.Fatal(err)
 			}

@@ -277,4 +277,7 @@ priorityClassName: {{ . }}
 {{- if and (or .Values.core.deviceServices.enabled .Values.core.deviceIngress.enabled) (not .Values.core.deviceURL) -}}
 {{- fail "core.deviceURL: devices do not know of the nodes' services without it" -}}
 {{- end -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository: no image is published; build it, push it to a registry of yours and name it here (docs/kubernetes.md)" -}}
+{{- end -}}
 {{- end -}}
