@@ -51,7 +51,7 @@ type autoscaleCmd struct {
 	ProcessListen string        `name:"process-listen" env:"ESH3AR_AUTOSCALE_PROCESS_LISTEN" group:"Provider process" default:"127.0.0.1:0" help:"Address that the nodes listen on, at which others reach them; port 0 takes a free one for each."`
 	ProcessConfig string        `name:"process-config" env:"ESH3AR_AUTOSCALE_PROCESS_CONFIG" group:"Provider process" placeholder:"FILE" help:"Configuration file of the nodes. Environment variables of esh3ar serve are passed on to them as well."`
 	ProcessArgs   []string      `name:"process-arg" sep:"none" group:"Provider process" placeholder:"ARG" help:"Further argument of esh3ar serve, as in --process-arg=--device-url=http://{listen}; {listen} and {name} are replaced."`
-	ProcessDrain  time.Duration `name:"process-drain" env:"ESH3AR_AUTOSCALE_PROCESS_DRAIN" group:"Provider process" default:"1m" help:"How long a node may take to end after SIGTERM before it is killed. Longer than its drain-delay and one and a half times its drain-timeout."`
+	ProcessDrain  time.Duration `name:"process-drain" env:"ESH3AR_AUTOSCALE_PROCESS_DRAIN" group:"Provider process" default:"1m" help:"How long a node may take to end after SIGTERM before it is killed. Longer than its drain-delay, one and a half times its drain-timeout and 2s."`
 	ProcessStop   bool          `name:"process-stop" env:"ESH3AR_AUTOSCALE_PROCESS_STOP" group:"Provider process" help:"Drain all nodes when this autoscaler is stopped, rather than leave them to the next."`
 
 	KubeKind      string        `name:"kubernetes-kind" env:"ESH3AR_AUTOSCALE_KUBERNETES_KIND" group:"Provider kubernetes" enum:"statefulset,deployment" default:"statefulset" help:"What the elastic nodes are: ${enum}."`
