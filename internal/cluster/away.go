@@ -155,16 +155,13 @@ func (c *contact) refused(others []contact, now time.Time) bool {
 // the other nodes do that take shards.
 func (a reachability) next(own contact, others []contact, now time.Time) reachability {
 	refused := own.refused(others, now)
-	switch {
-	case own.vain.IsZero() || a.proven.Before(own.vain):
-		a.proven = time.Time{}
-		if refused {
-			a.proven = now
-		}
-		refused = false
-	case now.Sub(a.proven) < patience:
-		refused = false
+	if a.proven.Before(own.vain) || own.vain.IsZero() {
+		a.proven = time.Time{} // that was another time
 	}
+	if refused && a.proven.IsZero() {
+		a.proven = now
+	}
+	refused = refused && now.Sub(a.proven) >= patience
 	if !own.vain.IsZero() {
 		a.after = now
 	}

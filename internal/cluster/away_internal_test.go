@@ -141,8 +141,8 @@ func newFellows(t *testing.T, names ...string) *fellows {
 }
 
 // second lets a second pass, in which each node asks its store and reports, at a time of its own. Answers says for each node
-// whether its store does, "." or not, "x", that it also takes the node's commits, "c", or that these are in vain, "v", or that the
-// node is stopped, "-".
+// whether its store does, "." or not, "x", that it also takes the node's commits, "c", that these are in vain, "v", or all but one
+// that it has just taken, "w", or that the node is stopped, "-".
 func (f *fellows) second(answers map[string]byte) {
 	rest := time.Second
 	for i, name := range slices.Sorted(maps.Keys(f.nodes)) {
@@ -150,16 +150,18 @@ func (f *fellows) second(answers map[string]byte) {
 		switch answers[name] {
 		case 'c':
 			n.taken = time.Now()
+		case 'w':
+			n.taken, n.vain = time.Now(), time.Now()
 		case 'v':
 			if n.vain.IsZero() {
 				n.vain = time.Now()
 			}
 		}
-		if answers[name] != 'v' && answers[name] != '-' {
+		if answers[name] != 'v' && answers[name] != 'w' && answers[name] != '-' {
 			n.vain = time.Time{}
 		}
 		switch answers[name] {
-		case '.', 'c', 'v':
+		case '.', 'c', 'v', 'w':
 			n.m.noteStore(time.Now(), nil)
 		case 'x':
 			n.m.noteStore(time.Now(), errors.New("connection refused"))
@@ -233,6 +235,10 @@ func TestWhoIsAway(t *testing.T) {
 		},
 		"slow commits are not in vain": {
 			[3]string{rep(rep("v", 15)+"c", 5), rep("c", 80), rep("c", 80)},
+			rep("-", 80),
+		},
+		"slow commits of several shards are not in vain": {
+			[3]string{rep(rep("v", 15)+"w", 5), rep("c", 80), rep("c", 80)},
 			rep("-", 80),
 		},
 		"one is stopped in the middle of a commit": {
