@@ -16,7 +16,7 @@ import (
 )
 
 // processEnd is how long a process may take to end when it is told to. It is longer than a server's drain.
-const processEnd = 30 * time.Second
+const processEnd = 40 * time.Second
 
 // process is this program with other arguments, kept running.
 type process struct {

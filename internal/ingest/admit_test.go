@@ -279,6 +279,34 @@ func (f *failingUsage) AddUsage(ctx context.Context, day int64, add map[string]i
 	return f.Usage.AddUsage(ctx, day, add)
 }
 
+// hungUsage is a store's Usage that does not answer.
+type hungUsage struct{}
+
+func (hungUsage) AddUsage(ctx context.Context, _ int64, _ map[string]int64) (map[string]int64, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A stop tells what was used on either side of midnight to a store that hangs, and does not wait longer than it may for both.
+func TestLastReportOfUsage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testAPI(t, Options{Keys: struct{ Keys }{}, Journal: noJournal{}, Usage: hungUsage{}})
+		now := time.Now()
+		for i, client := range []string{"carol", "dave"} {
+			if _, err := a.accounts.charge(&esh3ar.Client{ID: client, DailyQuota: 5}, 1, now.AddDate(0, 0, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		began := time.Now()
+		a.reportUsage(ctx)
+		if took := time.Since(began); took != lastReport {
+			t.Errorf("the last report took %s, want %s", took, lastReport)
+		}
+	})
+}
+
 // What the store did not take is told again, and quotas hold meanwhile.
 func TestUsageWhileTheStoreFails(t *testing.T) {
 	s := newService(t)
