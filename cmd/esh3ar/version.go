@@ -9,6 +9,7 @@ import (
 // versionCmd prints what was built, from what and with what.
 type versionCmd struct{}
 
+// Run prints one line. What the build does not know is "(devel)" or "unknown".
 func (versionCmd) Run(std stdio) error {
 	version, revision, changed := "(devel)", "unknown", ""
 	if info, ok := debug.ReadBuildInfo(); ok {

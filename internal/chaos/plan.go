@@ -90,6 +90,7 @@ type Step struct {
 	Seed  uint64        `json:"seed"` // of what the fault itself leaves to chance
 }
 
+// String is the step's line in the printed schedule.
 func (s Step) String() string {
 	return fmt.Sprintf("%6.2fs %-24s for %s", s.At.Seconds(), s.Fault, s.For)
 }

@@ -21,6 +21,7 @@ type Leases interface {
 // alone is the lease of a node that has all shards to itself.
 type alone struct{}
 
+// Acquire never waits, and the lease ends with ctx alone.
 func (alone) Acquire(ctx context.Context, _ uint16) (context.Context, func(), error) {
 	return ctx, func() {}, ctx.Err()
 }

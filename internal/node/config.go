@@ -144,6 +144,7 @@ type OptionError struct {
 	Reason string // what the value would have to be
 }
 
+// Error names the option, its value and what that would have to be.
 func (e *OptionError) Error() string {
 	return fmt.Sprintf("%s %q: %s", e.Option, e.Value, e.Reason)
 }
