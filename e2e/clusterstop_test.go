@@ -8,8 +8,8 @@ import (
 )
 
 // All nodes of a cluster are told to stop in the same moment, under load, so that the last of them have no majority of
-// servers to hand anything over to; and then one is when the others have just been killed. Each ends in the time that
-// operators are told, with status 0, and the next start finds everything.
+// servers to hand anything over to; then one is when the others have just been killed, and one when they hang, connected and
+// without an answer. Each ends in the time that operators are told, with status 0, and the next start finds everything.
 func TestClusterStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	const (
@@ -63,6 +63,13 @@ func TestClusterStopsAtOnce(t *testing.T) {
 		c.servers[0].kill()
 		c.servers[1].kill()
 		stop(r, c.servers[2])
+		start(r)
+		r.accepts(100)
+		signal(t, c.servers[0], syscall.SIGSTOP)
+		signal(t, c.servers[1], syscall.SIGSTOP)
+		stop(r, c.servers[2])
+		c.servers[0].kill()
+		c.servers[1].kill()
 		start(r)
 		r.accepts(100)
 	})
