@@ -254,7 +254,8 @@ func wait(appendAsync func(done func(uint64, error))) (uint64, error) {
 	return o.seq, o.err
 }
 
-// AppendAsync implements journal.AsyncLog.
+// AppendAsync implements journal.AsyncLog. It blocks only while earlier entries of the shard wait for so long that they may have
+// to be sent again, before this one.
 func (l *Log) AppendAsync(ctx context.Context, p journal.Partition, data []byte, done func(uint64, error)) {
 	if err := l.check(p); err != nil {
 		done(0, err)

@@ -35,6 +35,7 @@ type publisher struct {
 	successions []succession // by shard; none if the streams are not replicated
 
 	vacant chan int // shards whose leader was found lost; there is room for all
+	ended  bool     // nobody sees to them any more
 }
 
 // published is an entry without an acknowledgement so far.
@@ -99,18 +100,17 @@ func (p *publisher) start(nc *nats.Conn) error {
 	return nil
 }
 
-// send publishes data to the shard's stream. Done is called once, when the data is free again.
+// send publishes data to the shard's stream. Done is called once, when the data is free again. It blocks, up to the end of ctx,
+// while entries that were sent before wait so long that they may be lost.
 func (p *publisher) send(ctx context.Context, shard int, subject string, data []byte, done func(uint64, error)) {
 	e := &published{shard: shard, subject: subject, data: data, done: done}
 	p.mu.Lock()
-	s := p.succession(e)
-	if s != nil && s.open {
-		p.mu.Unlock()
-		done(0, errSuccession)
-		return
-	}
-	if s != nil {
-		s.waiting++
+	if s := p.succession(e); s != nil {
+		if err := p.mayFollow(ctx, s); err != nil {
+			p.mu.Unlock()
+			done(0, err)
+			return
+		}
 	}
 	id := p.add(e)
 	p.mu.Unlock()
@@ -122,6 +122,10 @@ func (p *publisher) add(e *published) (id uint64) {
 	p.next++
 	p.waiting[p.next] = e
 	e.first = time.Now()
+	if s := p.succession(e); s != nil {
+		s.waiting++
+		s.order = append(s.order, p.next)
+	}
 	return p.next
 }
 
@@ -183,6 +187,7 @@ func (p *publisher) remove(id uint64, e *published, seq uint64, err error) (now 
 		if err == nil {
 			s.acknowledged[e.subject] = max(s.acknowledged[e.subject], id)
 		}
+		s.wake()
 	}
 	if !e.sent {
 		e.early = &settled{seq, err}

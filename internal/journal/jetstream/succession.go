@@ -36,6 +36,10 @@ const (
 	// differ and for the way.
 	againWithin = 10 * time.Second
 
+	// holdAfter is for how long an entry waits before nothing more is sent behind it: a new leader acknowledges what the old one
+	// had left it, and whatever takes that one's place would overtake the rest.
+	holdAfter = 300 * time.Millisecond
+
 	// suspectAfter is for how long an entry waits before something may be wrong.
 	suspectAfter = time.Second
 	suspectEvery = 250 * time.Millisecond
@@ -50,6 +54,8 @@ var errSuccession = fmt.Errorf("%w: the stream gets another leader", journal.Err
 // succession is what the publisher knows of a replicated stream for when its leader changes.
 type succession struct {
 	waiting      int               // entries without an acknowledgement
+	order        []uint64          // their numbers, growing, and perhaps those of others that were sent after the first of them
+	moved        chan struct{}     // if not nil, is closed when what mayFollow looks at changes
 	suspected    bool              // a probe is under way because an entry waits for long
 	acknowledged map[string]uint64 // by subject, the highest number of an entry that was acknowledged
 
@@ -66,6 +72,48 @@ func (p *publisher) succession(e *published) *succession {
 		return nil
 	}
 	return &p.successions[e.shard]
+}
+
+// mayFollow returns nil when another entry may be sent to the stream. The lock must be held; it is free while mayFollow waits.
+func (p *publisher) mayFollow(ctx context.Context, s *succession) error {
+	if s.open {
+		return errSuccession
+	}
+	for s.open || p.age(s) > holdAfter {
+		if s.moved == nil {
+			s.moved = make(chan struct{})
+		}
+		moved := s.moved
+		p.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: earlier entries have no answer: %w", journal.ErrUnavailable, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// age returns for how long the first of the entries that wait has waited. The lock must be held.
+func (p *publisher) age(s *succession) time.Duration {
+	for len(s.order) > 0 {
+		if e := p.waiting[s.order[0]]; e != nil {
+			return time.Since(e.first)
+		}
+		s.order = s.order[1:]
+	}
+	return 0
+}
+
+// wake has mayFollow look again. The publisher's lock must be held.
+func (s *succession) wake() {
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
 }
 
 // identified is an entry with an identifier, as unique as its reply subject. If it is a mere question, it is acknowledged if it
@@ -122,7 +170,7 @@ func (p *publisher) disconnected() {
 // openSuccession begins a succession if anything waits and none is open. The lock must be held.
 func (p *publisher) openSuccession(shard int) {
 	s := &p.successions[shard]
-	if s.open || s.waiting == 0 {
+	if s.open || s.waiting == 0 || p.ended {
 		return
 	}
 	s.open, s.elected = true, 0
@@ -132,6 +180,7 @@ func (p *publisher) openSuccession(shard int) {
 // run settles successions until ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	var working sync.WaitGroup
+	defer p.end()
 	defer working.Wait()
 	tick := time.NewTicker(suspectEvery)
 	defer tick.Stop()
@@ -147,6 +196,22 @@ func (p *publisher) run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// end closes all successions.
+func (p *publisher) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	for i := range p.successions {
+		p.closeSuccession(i)
+	}
+}
+
+// closeSuccession has new entries taken again. The lock must be held.
+func (p *publisher) closeSuccession(shard int) {
+	p.successions[shard].open = false
+	p.successions[shard].wake()
 }
 
 // silent returns the shards with an entry that waits for long, but those that are seen to, and marks them as suspected.
@@ -205,7 +270,7 @@ func (p *publisher) succeed(ctx context.Context, shard int) {
 		p.repeat(ctx, id, doubt)
 	}
 	p.mu.Lock()
-	s.open = false
+	p.closeSuccession(shard)
 	p.mu.Unlock()
 }
 

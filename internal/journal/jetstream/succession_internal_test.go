@@ -273,6 +273,24 @@ func TestOvertakenEntriesAreAskedFor(t *testing.T) {
 	})
 }
 
+// Nothing is sent behind an entry that waits for long, until it is known what became of that.
+func TestNothingOvertakesWhatMayBeLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServers(t)
+		a := s.send(t, "a", isLost)
+		<-time.After(holdAfter + 1)
+		short, long := make(chan (<-chan outcome), 1), make(chan (<-chan outcome), 1)
+		go func() { short <- s.sendWithin(t, soon, "short", acknowledges) }()
+		synctest.Wait()
+		go func() { long <- s.send(t, "long", acknowledges) }()
+		(<-<-short).want(t, s, "short", journal.ErrUnavailable, soon)
+		s.elect(acknowledges)
+		(<-a).want(t, s, "a", nil, holdAfter+2*soon)
+		(<-<-long).want(t, s, "long", nil, 2*soon)
+		s.wantEntries(t, "a", "long")
+	})
+}
+
 // A leader that is slow is left in peace, and an entry that has no answer is unknown when its time is up.
 func TestSlowLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
