@@ -316,16 +316,18 @@ func TestFullJournalIsRead(t *testing.T) {
 	w.stop()
 	w.forgetPositions()
 	var room atomic.Bool
-	taken := make(chan struct{}, esh3ar.Tiers)
+	var refused, taken atomic.Int32
 	w.start(func(o *dispatch.Options) {
 		o.Barrier = func(context.Context, uint16) (uint64, error) {
 			if !room.Load() {
+				refused.Add(1)
 				return 0, journal.ErrFull
 			}
-			taken <- struct{}{}
+			taken.Add(1)
 			return 1 << 40, nil
 		}
 	})
+	w.until("every partition was refused a barrier", func() bool { return refused.Load() >= shards*int32(esh3ar.Tiers) })
 	again := w.connect("user", true)
 	w.accept(w.message("client", "user", "second"))
 	w.next(again)
@@ -336,7 +338,7 @@ func TestFullJournalIsRead(t *testing.T) {
 	w.until("the barrier", func() bool {
 		w.accept(w.message("client", "user", "later"))
 		w.next(again)
-		return len(taken) == 1 // of the tier that is read; the others ask when something comes
+		return taken.Load() == 1 // of the tier that is read; the others ask when something comes
 	})
 	w.accept(w.message("client", "user", "last"))
 	w.next(again)
