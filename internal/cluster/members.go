@@ -221,6 +221,19 @@ func (m *Members) Live() []Member {
 	return live
 }
 
+// Heard returns when each node that lives last reported, by its name and this machine's clock.
+func (m *Members) Heard() map[string]time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	heard := make(map[string]time.Time, len(m.nodes))
+	for name, n := range m.nodes {
+		if n.alive {
+			heard[name] = slices.MaxFunc(n.seen[:], time.Time.Compare)
+		}
+	}
+	return heard
+}
+
 // StoreAway says whether this node does not reach its message store, though
 // others do.
 func (m *Members) StoreAway() bool {

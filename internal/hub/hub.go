@@ -52,9 +52,9 @@ type Options struct {
 	// text.
 	Refusal func(error) *signalr.HTTPError
 
-	// Elsewhere, if set, says to which other hub a device that negotiates is to go, as that hub's URL, or "" for this
-	// one. First says that no other has sent it here. It must not block.
-	Elsewhere func(first bool) string
+	// Elsewhere, if set, says to which hub a device that negotiates is to go, as that hub's URL, or "" if it is to stay. Host is
+	// what it asked, with a port if it said one, and first says that no hub has sent it there. It must not block.
+	Elsewhere func(host string, first bool) string
 
 	// Admit, if set, says why no new device may connect, nil if it may. It must not block.
 	Admit func() error
@@ -98,7 +98,7 @@ func New(o Options) (*Hub, error) {
 		handed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_sends_total", Help: "Messages queued to connections of devices, repeats included."}),
 		acknowledged: prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_acknowledgements_total", Help: "Identifiers acknowledged or marked read by devices."}),
 		refused:      prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_device_tokens_refused_total", Help: "Requests of devices refused for their token."}),
-		redirected:   prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_devices_redirected_total", Help: "Devices sent to another node at their negotiation."}),
+		redirected:   prometheus.NewCounter(prometheus.CounterOpts{Name: "esh3ar_devices_redirected_total", Help: "Devices sent to a node at its own address when they negotiated."}),
 		shed:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "esh3ar_devices_shed_total", Help: "Devices told to reconnect to another node, by reason: balance, overload, stop or cut_off."}, []string{"reason"}),
 	}
 	for _, why := range []Reason{ForBalance, ForOverload, ForStop, ForCutOff} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,11 +154,11 @@ func TestPortion(t *testing.T) {
 // Who is sent on takes along how often it was, so that nodes do not send it in a circle.
 func TestRedirectEnds(t *testing.T) {
 	w := newWorld(t)
-	var firsts []bool
+	var asked []string
 	h, err := hub.New(hub.Options{
 		Server: w.srv, Owner: w.owner, Tokens: verifier{}, Metrics: prometheus.NewRegistry(),
-		Elsewhere: func(first bool) string {
-			firsts = append(firsts, first)
+		Elsewhere: func(host string, first bool) string {
+			asked = append(asked, fmt.Sprint(host, " ", first))
 			return w.url + "/circle"
 		},
 		Admit: func() error { return esh3ar.Errorf(esh3ar.KindUnavailable, "stopping", "about to stop") },
@@ -173,7 +174,8 @@ func TestRedirectEnds(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "503") {
 		t.Errorf("the circle ended with %v", err)
 	}
-	if fmt.Sprint(firsts) != "[true false false]" {
-		t.Errorf("asked %v", firsts)
+	host, _, _ := strings.Cut(strings.TrimPrefix(w.url, "http://"), "/")
+	if want := []string{host + " true", host + " false", host + " false"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
 	}
 }

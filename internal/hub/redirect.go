@@ -7,7 +7,7 @@ import (
 	"github.com/esh3artech/esh3ar/signalr"
 )
 
-// moved is the parameter of the query that says how many nodes in a row have sent a device to the next.
+// moved is the parameter of the query that says how many nodes in a row have sent a device on.
 const moved = "moved"
 
 // mostMoves is how many nodes in a row may send a device on. It ends a circle of nodes that send a device to each other because
@@ -15,7 +15,7 @@ const moved = "moved"
 const mostMoves = 3
 
 // redirect sends devices where elsewhere says. They keep their token and what they have said of themselves in the query.
-func (h *Hub) redirect(elsewhere func(first bool) string) func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
+func (h *Hub) redirect(elsewhere func(host string, first bool) string) func(*http.Request, signalr.Identity) (signalr.Redirect, error) {
 	if elsewhere == nil {
 		return nil
 	}
@@ -25,7 +25,7 @@ func (h *Hub) redirect(elsewhere func(first bool) string) func(*http.Request, si
 		if moves < 0 || moves >= mostMoves {
 			return signalr.Redirect{}, nil
 		}
-		to := elsewhere(moves == 0)
+		to := elsewhere(r.Host, moves == 0)
 		if to == "" {
 			return signalr.Redirect{}, nil
 		}

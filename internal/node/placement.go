@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +24,10 @@ const (
 	// shedQuiet and shedPatience keep nodes from shedding while others start or stop, and from answering to what passes.
 	shedQuiet    = 10 * time.Second
 	shedPatience = 5 * time.Second
+
+	// reportOverdue is how much longer than the others a node may be silent before devices that could go anywhere are not sent to it any
+	// more. Nodes report once a second.
+	reportOverdue = 2 * time.Second
 
 	// returning is how long a node that stops answers the devices that it has told to go, which come back to it within a second to
 	// hear where.
@@ -49,10 +55,13 @@ type places struct {
 	node *Node
 	log  *slog.Logger
 
+	host string // at which devices reach this node, as requests say it; "" if they cannot
+
 	mu      sync.Mutex
 	state   placeState
+	apart   bool // the majority of the cluster is not reached
 	cluster *placement.Cluster
-	urls    map[string]string // base URLs at which devices reach the others, by name
+	urls    map[string]string // base URLs at which devices reach the nodes, by name
 	others  int               // nodes that serve beside this one
 
 	// These belong to run.
@@ -65,17 +74,39 @@ type places struct {
 
 func newPlaces(n *Node) *places {
 	return &places{
-		node: n, log: n.log, urls: make(map[string]string), probes: newProbes(),
+		node: n, log: n.log, host: hostOf(n.cfg.DeviceURL), urls: make(map[string]string), probes: newProbes(),
 		cluster: placement.New(placement.Policy{Rate: float64(n.cfg.ShedRate) / 100, Quiet: shedQuiet, Patience: shedPatience}),
 	}
+}
+
+// hostOf returns the host of a base URL as requests to it say it, "" for none: in small letters, and with no port if that is the
+// scheme's own.
+func hostOf(base string) string {
+	u, err := url.Parse(base) // the configuration has been checked
+	if err != nil {
+		return ""
+	}
+	return plainHost(u.Scheme, u.Host)
+}
+
+// plainHost is hostOf for a host that is known to be asked over a scheme.
+func plainHost(scheme, host string) string {
+	port := ":80"
+	if scheme == "https" {
+		port = ":443"
+	}
+	return strings.ToLower(strings.TrimSuffix(host, port))
 }
 
 // spreads reports whether this node sends devices to others and takes theirs.
 func (p *places) spreads() bool { return p.node.cfg.DeviceURL != "" }
 
-// elsewhere returns the hub of the node to which a device is to go that negotiates here, "" for this one. First says that no
-// other node has sent it here; who was sent here stays, if it can.
-func (p *places) elsewhere(first bool) string {
+// elsewhere returns the hub of the node to which a device is to go that negotiates here, "" if it is to stay. First says that no
+// node has sent it here; who was sent here stays, if it can. Who has asked another host than this node's own has come through a
+// balancer, or may at least be anywhere: it goes to whichever node has the fewest, at that node's own address, so that what follows
+// need not meet at the same balancer or node. That may be this node. Behind a proxy that tells another host, who has asked for
+// this node is sent once more than need be.
+func (p *places) elsewhere(host string, first bool) string {
 	if !p.spreads() {
 		return ""
 	}
@@ -86,6 +117,8 @@ func (p *places) elsewhere(first bool) string {
 	switch {
 	case p.state != placeServing:
 		to = p.cluster.Elsewhere()
+	case first && !p.apart && !p.asked(host):
+		to = p.cluster.Spread()
 	case first:
 		to = p.cluster.Place(own)
 	}
@@ -93,6 +126,12 @@ func (p *places) elsewhere(first bool) string {
 		return ""
 	}
 	return p.urls[to] + mobileHub
+}
+
+// asked reports whether the host of a request is this node's own.
+func (p *places) asked(host string) bool {
+	scheme, _, _ := strings.Cut(p.node.cfg.DeviceURL, ":")
+	return plainHost(scheme, host) == p.host
 }
 
 // admit says why no new device may connect, if none may.
@@ -126,6 +165,9 @@ func (p *places) run(ctx context.Context) error {
 		// Not the tick's time, which may be old.
 		now := time.Now()
 		fresh := p.node.peers.members.Fresh()
+		p.mu.Lock()
+		p.apart = !fresh
+		p.mu.Unlock()
 		if !fresh {
 			p.cutOffStep(ctx, now)
 			continue
@@ -144,7 +186,13 @@ func (p *places) look(now time.Time, only map[string]bool) {
 	self := placementNode(p.node.cfg.NodeName, 0, p.node.health.Told())
 	var others []placement.Node
 	serving := 0
-	urls := make(map[string]string)
+	urls := map[string]string{self.Name: p.node.cfg.DeviceURL}
+	heard, latest := p.node.peers.members.Heard(), time.Time{}
+	for _, at := range heard {
+		if at.After(latest) {
+			latest = at
+		}
+	}
 	for _, m := range p.candidates() {
 		var told memberLoad
 		if json.Unmarshal(m.Load, &told) != nil || told.Status == health.Unavailable || only != nil && !only[m.Name] {
@@ -152,7 +200,9 @@ func (p *places) look(now time.Time, only map[string]bool) {
 		}
 		serving++
 		if told.DeviceURL != "" {
-			others = append(others, placementNode(m.Name, m.Incarnation, told.Told))
+			other := placementNode(m.Name, m.Incarnation, told.Told)
+			other.Overdue = latest.Sub(heard[m.Name]) > reportOverdue
+			others = append(others, other)
 			urls[m.Name] = told.DeviceURL
 		}
 	}

@@ -1,9 +1,10 @@
-// Package placement decides at which node of a cluster a device is to be: where one goes that asks a node for a
+// Package placement decides at which node of a cluster a device is to be: where one goes that asks for a
 // connection, and how many a node with too many sends away. Both follow from the same bounds, so that nobody is sent
 // back to where it was just sent from. It is pure: no clock, no goroutine, no I/O.
 package placement
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -16,6 +17,10 @@ const (
 	levelFactor = 1.05
 	levelMargin = 10
 )
+
+// sentHalf is the time after which half of the devices that were sent to a node count there no more. Figures are up to three
+// seconds old, so by then most who arrived are among those that it tells, and who has not arrived need not be waited for.
+const sentHalf = 2 * time.Second
 
 // busyShare is the part of its processors or connections from which on a node is overloaded.
 const busyShare = 0.9
@@ -32,6 +37,8 @@ type Node struct {
 	CPU, Processors float64
 	// MemoryTight says that the node is short of memory.
 	MemoryTight bool
+	// Overdue says that the node should have told more by now: it may be dead.
+	Overdue bool
 }
 
 // Overloaded reports whether the node has too much to do, whatever it is, to be given devices.
@@ -40,6 +47,9 @@ func (n *Node) Overloaded() bool {
 		n.Processors > 0 && n.CPU >= busyShare*n.Processors ||
 		n.MaxConnections > 0 && float64(n.Connections) >= busyShare*float64(n.MaxConnections)
 }
+
+// takes reports whether the node is to be given devices.
+func (n *Node) takes() bool { return !n.Overdue && !n.Overloaded() }
 
 // room is the most devices that the node may be given to have, whatever its share; the other connections stay.
 func (n *Node) room() (most float64, bounded bool) {
@@ -63,8 +73,8 @@ type Policy struct {
 // Cluster is what one node knows of the cluster's devices, and decides by. It has one caller at a time.
 type Cluster struct {
 	policy  Policy
-	self    Node
-	others  []target
+	nodes   []target  // this one, then the others that take devices
+	looked  time.Time // at the last Look
 	changed time.Time // when a node came or went, or the first Look
 
 	full     time.Time // since when; zero if it is not
@@ -73,65 +83,73 @@ type Cluster struct {
 	budget   float64   // devices that may be shed
 }
 
-// target is another node that takes devices.
+// target is a node that takes devices.
 type target struct {
 	Node
-	sent int64 // there since it last told another number of devices
+	sent float64 // devices sent there of late, the fewer the longer ago
 }
 
 // expected is how many devices the node has or is about to have.
-func (t *target) expected() float64 { return float64(t.Devices + t.sent) }
+func (t *target) expected() float64 { return float64(t.Devices) + t.sent }
+
+// claim says how much a node with that share is due the next device: it is the one with the highest. Of many devices that come between
+// two figures each node gets in proportion to what it lacked at the first, so that nodes which send devices without knowing of each
+// other do not all send them to the same, and the first goes to the one that lacks most. Who has got what it lacked comes after all others.
+func (t *target) claim(share float64) float64 {
+	most := levelFactor*share + 1
+	if room, bounded := t.room(); bounded {
+		most = min(most, room)
+	}
+	lacks := most - float64(t.Devices)
+	if t.sent >= lacks {
+		return lacks - t.sent
+	}
+	return lacks / (t.sent + 1)
+}
 
 // New returns a Cluster that consists of this node alone.
-func New(p Policy) *Cluster { return &Cluster{policy: p} }
+func New(p Policy) *Cluster { return &Cluster{policy: p, nodes: make([]target, 1)} }
 
-// Look takes the nodes' figures: this one's, and those of the others that take devices. Who was sent to a node
-// counts there until it tells another number of devices.
+// self is this node.
+func (c *Cluster) self() *target { return &c.nodes[0] }
+
+// Look takes the nodes' figures: this one's, and those of the others that take devices.
 func (c *Cluster) Look(now time.Time, self Node, others []Node) {
 	type run struct {
 		name string
 		run  uint64
 	}
-	before := make(map[run]target, len(c.others))
-	for _, t := range c.others {
-		before[run{t.Name, t.Run}] = t
+	left := math.Exp2(-float64(max(now.Sub(c.looked), 0)) / float64(sentHalf))
+	sent := make(map[run]float64, len(c.nodes))
+	for _, t := range c.nodes[1:] {
+		sent[run{t.Name, t.Run}] = t.sent * left
 	}
-	changed := c.changed.IsZero() || len(others) != len(c.others)
-	c.self, c.others = self, make([]target, len(others))
-	for i, n := range others {
-		c.others[i].Node = n
-		b, known := before[run{n.Name, n.Run}]
-		if known && b.Devices == n.Devices {
-			c.others[i].sent = b.sent
-		}
+	changed := c.changed.IsZero() || len(others) != len(c.nodes)-1
+	nodes := make([]target, 1, 1+len(others))
+	nodes[0] = target{self, c.self().sent * left}
+	for _, n := range others {
+		before, known := sent[run{n.Name, n.Run}]
+		nodes = append(nodes, target{n, before})
 		changed = changed || !known
 	}
+	c.nodes, c.looked = nodes, now
 	if changed {
 		c.changed = now
 	}
 }
 
-// shares returns how many devices would be at this node and at each other, if all that are at nodes that take any
-// were spread evenly, as far as each has room. Nodes that are overloaded keep what they have and are left out; this one is not.
-func (c *Cluster) shares(own int64) (self float64, others []float64) {
-	const here = -1
-	others = make([]float64, len(c.others))
-	set := func(i int, share float64) {
-		if i == here {
-			self = share
-		} else {
-			others[i] = share
-		}
-	}
-	node := func(i int) *Node {
-		if i == here {
-			return &c.self
-		}
-		return &c.others[i].Node
-	}
-	left, open := float64(own), []int{here}
-	for i := range c.others {
-		if t := &c.others[i]; !t.Overloaded() {
+// shares returns how many devices would be at each node, if all that are at nodes that take any were spread evenly, as far as each
+// has room. This node has so many. Others that are to be given none keep what they have and are left out; this one is not.
+func (c *Cluster) shares(own float64) []float64 { return c.even(own, []int{0}) }
+
+// sharesOfOthers is shares without this node and what it has.
+func (c *Cluster) sharesOfOthers() []float64 { return c.even(0, nil) }
+
+// even spreads so many devices, and those of the others that take any, over these nodes and the others.
+func (c *Cluster) even(left float64, open []int) []float64 {
+	shares := make([]float64, len(c.nodes))
+	for i := 1; i < len(c.nodes); i++ {
+		if t := &c.nodes[i]; t.takes() {
 			left += t.expected()
 			open = append(open, i)
 		}
@@ -141,8 +159,8 @@ func (c *Cluster) shares(own int64) (self float64, others []float64) {
 		again = false
 		average := left / float64(len(open))
 		for k, i := range open {
-			if most, bounded := node(i).room(); bounded && most < average {
-				set(i, most)
+			if most, bounded := c.nodes[i].room(); bounded && most < average {
+				shares[i] = most
 				left -= most
 				open = slices.Delete(open, k, k+1)
 				again = true
@@ -151,58 +169,73 @@ func (c *Cluster) shares(own int64) (self float64, others []float64) {
 		}
 	}
 	for _, i := range open {
-		set(i, left/float64(len(open)))
+		shares[i] = left / float64(len(open))
 	}
-	return self, others
+	return shares
 }
 
 // bounds are the numbers of devices down to which a node sheds, and above which it is full. One that is overloaded is
 // full as soon as it has more than its share.
 func (c *Cluster) bounds(share float64) (level, full float64) {
 	level = levelFactor*share + levelMargin
-	if c.self.Overloaded() {
+	if c.self().Overloaded() {
 		return level, level
 	}
 	return level, fullFactor*share + fullMargin
 }
 
-// Place returns the name of the node to which a device that comes is to go, "" for this one, which has so many.
+// Spread returns the name of the node to which a device is to go that has asked for no node in particular. It may be this
+// one. It is "" before the first Look.
+func (c *Cluster) Spread() string {
+	if self := c.self(); self.takes() && !c.shedding {
+		return send(c.shares(self.expected()), c.nodes, (*Node).takes)
+	}
+	if to := c.other((*Node).takes); to != "" {
+		return to
+	}
+	return c.self().Name // as busy as the others
+}
+
+// Place returns the name of the node to which a device is to go that has asked for this one, which has so many; "" if it may stay.
 func (c *Cluster) Place(own int64) string {
-	share, shares := c.shares(own)
-	level, full := c.bounds(share)
+	level, full := c.bounds(c.shares(float64(own))[0])
 	if c.shedding {
 		full = level
 	}
 	if float64(own) <= full {
 		return ""
 	}
-	return c.send(shares, func(t *target) bool { return !t.Overloaded() })
+	return c.other((*Node).takes)
 }
 
-// Elsewhere returns the name of the node to which a device is to go that cannot stay, "" if there is no other. An
-// overloaded node is better than none.
+// Elsewhere returns the name of the node to which a device is to go that cannot stay, "" if there is no other. One that
+// would rather have none is better than none.
 func (c *Cluster) Elsewhere() string {
-	_, shares := c.shares(0)
-	if to := c.send(shares, func(t *target) bool { return !t.Overloaded() }); to != "" {
+	if to := c.other((*Node).takes); to != "" {
 		return to
 	}
-	return c.send(shares, func(*target) bool { return true })
+	return c.other(func(*Node) bool { return true })
 }
 
-// send chooses the node that is furthest below its share of those that may be chosen, and counts a device there.
-func (c *Cluster) send(shares []float64, may func(*target) bool) string {
-	best := -1
-	missing := func(i int) float64 { return shares[i] - c.others[i].expected() }
-	for i := range c.others {
-		if may(&c.others[i]) && (best < 0 || missing(i) > missing(best)) {
-			best = i
+// other is send to another node.
+func (c *Cluster) other(may func(*Node) bool) string {
+	return send(c.sharesOfOthers()[1:], c.nodes[1:], may)
+}
+
+// send returns the name of the node that is due the next device, of those that may be chosen and have such shares, and counts it
+// there; "" if none may.
+func send(shares []float64, nodes []target, may func(*Node) bool) string {
+	best, highest := -1, math.Inf(-1)
+	for i := range nodes {
+		if claim := nodes[i].claim(shares[i]); may(&nodes[i].Node) && claim > highest {
+			best, highest = i, claim
 		}
 	}
 	if best < 0 {
 		return ""
 	}
-	c.others[best].sent++
-	return c.others[best].Name
+	nodes[best].sent++
+	return nodes[best].Name
 }
 
 // Shed returns how many of this node's own devices are to be told to go elsewhere now, of those that would. It is called
@@ -211,11 +244,11 @@ func (c *Cluster) send(shares []float64, may func(*target) bool) string {
 func (c *Cluster) Shed(now time.Time, own, movable int64) int {
 	passed := min(now.Sub(c.stepped), time.Second)
 	c.stepped = now
-	share, shares := c.shares(own)
-	level, full := c.bounds(share)
+	shares := c.shares(float64(own))
+	level, full := c.bounds(shares[0])
 	room := 0.0
-	for i := range c.others {
-		if t := &c.others[i]; !t.Overloaded() {
+	for i := 1; i < len(c.nodes); i++ {
+		if t := &c.nodes[i]; t.takes() {
 			room += max(shares[i]-t.expected(), 0)
 		}
 	}
@@ -248,6 +281,6 @@ func (c *Cluster) Shedding(own int64) (Excess, bool) {
 	if !c.shedding {
 		return Excess{}, false
 	}
-	share, _ := c.shares(own)
-	return Excess{Share: int64(share), Overloaded: c.self.Overloaded()}, true
+	share := c.shares(float64(own))[0]
+	return Excess{Share: int64(share), Overloaded: c.self().Overloaded()}, true
 }

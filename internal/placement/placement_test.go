@@ -34,27 +34,30 @@ func TestPlace(t *testing.T) {
 	place(100, "")
 	place(185, "")
 	place(187, "c")
-	// Who is sent counts, though nobody has told it yet: a storm is spread.
+	// Who is sent counts, though nobody has told it yet: a storm is spread, in proportion to what each lacks of their own share: 1.05 × 170 + 1 in the end.
 	got := make(map[string]int)
 	for range 200 {
 		got[c.Place(1000)]++
 	}
-	if got["c"] != 129 || got["b"] != 71 { // c is level with b after 59 more, then they take turns
+	if got["c"] != 127 || got["b"] != 73 {
 		t.Errorf("200 were sent to %v", got)
 	}
-	// Figures that have not moved know of nothing; those that have know of all.
-	told[0].Devices = 170
+	// Half of them counts two seconds later, and next to none soon after, whether they have arrived or not.
+	now = now.Add(sentHalf)
 	look()
-	place(1000, "b") // 170 against 40 + 130
-	place(1000, "c")
-	told[1].Devices = 0
+	if b, c := c.nodes[1].sent, c.nodes[2].sent; b != 73/2. || c != 128/2. {
+		t.Errorf("%.1f and %.1f of those sent two seconds ago count", b, c)
+	}
+	now = now.Add(10 * sentHalf)
+	told[0].Devices, told[1].Devices = 166, 165
 	look()
 	place(1000, "c")
+	place(1000, "b")
 	// Another start of a node begins anew.
 	told[1].Run = 2
 	look()
-	if n := c.others[1].sent; n != 0 {
-		t.Errorf("%d devices of the start before count", n)
+	if n := c.nodes[2].sent; n != 0 {
+		t.Errorf("%.1f devices of the start before count", n)
 	}
 	// Without others all stay.
 	told = nil
@@ -216,7 +219,7 @@ func TestBoundsHold(t *testing.T) {
 			if n > 0 && float64(n) > max(c.policy.Rate/60*float64(own), 1)+1 {
 				t.Fatalf("%d of %d are shed at a time, at %.2f a minute", n, own, c.policy.Rate)
 			}
-			share, _ := c.shares(own)
+			share := c.shares(float64(own))[0]
 			own -= int64(n)
 			total += n
 			if n > 0 && float64(own) < share {

@@ -1,0 +1,29 @@
+package node
+
+import "testing"
+
+// Who asks for a node by its own address is told from who asks for any.
+func TestPlacesAsked(t *testing.T) {
+	for _, c := range []struct {
+		deviceURL, host string
+		want            bool
+	}{
+		{"https://node-1.example.com", "node-1.example.com", true},
+		{"https://node-1.example.com", "node-1.example.com:443", true},
+		{"https://node-1.example.com:443", "Node-1.Example.com", true},
+		{"http://node-1.example.com:80", "node-1.example.com", true},
+		{"http://10.0.0.1:8080", "10.0.0.1:8080", true},
+		{"http://[::1]:8080", "[::1]:8080", true},
+		{"http://[2001:db8::80]", "[2001:db8::80]", true},
+		{"https://node-1.example.com", "node-1.example.com:80", false},
+		{"https://node-1.example.com", "push.example.com", false},
+		{"https://node-1.example.com", "node-2.example.com", false},
+		{"http://10.0.0.1:8080", "10.0.0.1:8000", false},
+		{"http://10.0.0.1:8080", "10.0.0.1", false},
+	} {
+		p := newPlaces(&Node{cfg: Config{DeviceURL: c.deviceURL}})
+		if got := p.asked(c.host); got != c.want {
+			t.Errorf("at the device URL %s the host %s counts as its own: %t", c.deviceURL, c.host, got)
+		}
+	}
+}
