@@ -10,6 +10,11 @@ import (
 // maxAttempts bounds to how many nodes one request is sent.
 const maxAttempts = 3
 
+// usualBody is the longest body, in bytes, that counts as a single message, and what further ones a longer body is
+// counted in. A batch is less work for each message than messages that come alone, and a server lets these go before it, so
+// that a batch counts as about one for each twenty messages of usual length.
+const usualBody = 4 << 10
+
 // attempts is one request's way over the nodes.
 //
 //	next ──► a node ──► fails ──► again? ──► next
@@ -21,6 +26,7 @@ const maxAttempts = 3
 type attempts struct {
 	balancer *Balancer
 	safety   safety
+	work     int
 	stream   bool
 	affinity uint64
 
@@ -30,10 +36,13 @@ type attempts struct {
 	last    failure
 }
 
-// begin starts a request's way.
-func (a *attempts) begin(b *Balancer, s safety) {
-	*a = attempts{balancer: b, safety: s, tried: a.tried[:0]}
+// begin starts a request's way. Length is that of its body in bytes, negative if it is not known.
+func (a *attempts) begin(b *Balancer, s safety, length int64) {
+	*a = attempts{balancer: b, safety: s, work: workOf(length), tried: a.tried[:0]}
 }
+
+// workOf returns how much there is to do for a body of that length, in what there is for a single message.
+func workOf(length int64) int { return 1 + int(max(length-1, 0)/usualBody) }
 
 // next returns the node to send the request to, nil if there is none.
 func (a *attempts) next() *backend {
@@ -44,7 +53,7 @@ func (a *attempts) next() *backend {
 	if a.count == 0 {
 		b.budget.Earn()
 	}
-	id, ok := b.picker.Pick(now, picker.Request{Chance: rand.Uint64(), Stream: a.stream, Affinity: a.affinity, Tried: a.tried})
+	id, ok := b.picker.Pick(now, picker.Request{Chance: rand.Uint64(), Work: a.work, Stream: a.stream, Affinity: a.affinity, Tried: a.tried})
 	if !ok {
 		return nil
 	}
@@ -57,7 +66,7 @@ func (a *attempts) done(n *backend, result picker.Result, latency time.Duration)
 	now := time.Now()
 	b := a.balancer
 	b.mu.Lock()
-	b.picker.Done(now, n.id, picker.Outcome{Result: result, Latency: latency, Stream: a.stream})
+	b.picker.Done(now, n.id, picker.Outcome{Result: result, Latency: latency, Work: a.work, Stream: a.stream})
 	b.mu.Unlock()
 	n.metrics.count(result, latency, a.stream)
 }

@@ -41,7 +41,7 @@ func (c *clientConn) forward(r request) bool {
 		rest = r.length - have
 	}
 	way := &c.way
-	way.begin(b, r.safety)
+	way.begin(b, r.safety, r.length)
 	for {
 		n := way.next()
 		if n == nil {

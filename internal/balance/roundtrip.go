@@ -37,7 +37,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fault(err)
 	}
 	var way attempts
-	way.begin(t.balancer, safetyOf(req))
+	way.begin(t.balancer, safetyOf(req), req.ContentLength)
 	way.stream = req.Context().Value(streamKey) != nil
 	way.affinity = affinityOf(req)
 	var refusal *http.Response

@@ -3,7 +3,8 @@
 //
 // Two nodes are drawn at random, and the one that is expected to answer sooner is preferred, the more so the greater the
 // difference. What is expected follows from the node's latency, which is quick to rise and slow to fall
-// (peak-EWMA), from the requests that it has, and from the capacity that it says is free.
+// (peak-EWMA), from the work that it has, and from the capacity that it says is free. A request may be as much work as
+// many, and is expected to take as long as others of its size do.
 //
 // The states of a node, and who moves it on:
 //
@@ -74,12 +75,6 @@ const (
 	shedFall = 2 * time.Second
 	// leastLeft is what counts as free at a node that refuses everything.
 	leastLeft = 0.01
-	// One measured latency counts as at most so many times what was thought, and moves that by at most
-	// sampleShare: a single pause of a node says nothing about the next request.
-	mostRise    = 4
-	sampleShare = 0.1
-	// leastLatency, in seconds, is below what a network can do.
-	leastLatency = 10e-6
 	// shareWindow is the time constant of the shares that View tells.
 	shareWindow = 10 * time.Second
 )
@@ -92,6 +87,10 @@ type Picker struct {
 
 	typical float64 // latency of all nodes, smoothed; 0 as long as none is known
 
+	// usual is how many seconds requests of a size take, smoothed over all nodes; 0 as long as none is known. Index 0 is a
+	// single request, and each further one twice the work.
+	usual [sizes]float64
+
 	// usable are the nodes that are picked from; stale is the time from which on that may be another set, or
 	// zero if it is now.
 	usable []*node
@@ -99,7 +98,7 @@ type Picker struct {
 	fresh  bool
 }
 
-// node is one node. Invariant: inFlight and streams are the picks whose Done is to come.
+// node is one node. Invariant: inFlight and streams are the picks whose Done is to come, and work is that of inFlight.
 type node struct {
 	id   string
 	hash uint64
@@ -109,9 +108,10 @@ type node struct {
 	cause string
 	free  float64 // (0, 1], as reported
 
-	latency  float64 // seconds, as of sampled
+	latency  float64 // of a single request, in seconds, as of sampled
 	sampled  time.Time
 	inFlight int
+	work     int // of the requests in flight, in single ones
 	streams  int
 	progress time.Time // when a request ended last, or the first of those at it began
 
@@ -203,6 +203,9 @@ type Request struct {
 	// Stream says that it may last long (an event stream, a WebSocket): it goes to the node of two with
 	// fewer of them, and its duration is no latency.
 	Stream bool
+	// Work is how much there is to do for it, in what there is for a single message; less than 1 counts as 1. Of a Stream
+	// it says nothing.
+	Work int
 	// Affinity, if it is not 0, is the hash of what all requests of one kind share that must meet at one node. They
 	// do as long as the usable nodes are the same, whoever picks.
 	Affinity uint64
@@ -225,6 +228,7 @@ func (p *Picker) Pick(now time.Time, r Request) (id string, ok bool) {
 			n.progress = now
 		}
 		n.inFlight++
+		n.work += max(r.Work, 1)
 	}
 	n.picks = n.picks*decay(now.Sub(n.picksAt), shareWindow) + 1
 	n.picksAt = now
@@ -353,11 +357,12 @@ func (p *Picker) cost(now time.Time, n *node) float64 {
 		latency = p.typical + (latency-p.typical)*decay(now.Sub(n.sampled), p.opts.Fall)
 	}
 	if n.inFlight > 0 {
-		// A node from which nothing comes back is as slow as that, long before its requests are given up.
-		latency = max(latency, now.Sub(n.progress).Seconds())
+		// A node from which nothing comes back is as slow as that, long before its requests are given up. What is much
+		// work is expected to take longer.
+		latency = max(latency, now.Sub(n.progress).Seconds()*float64(n.inFlight)/float64(n.work))
 	}
 	free := n.free * (1 - n.shed*decay(now.Sub(n.shedAt), shedFall))
-	return max(latency, leastLatency) * (float64(n.inFlight)/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
+	return max(latency, leastLatency) * (float64(n.work)/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
 }
 
 // Result is what became of a request at a node.
@@ -380,8 +385,9 @@ type Outcome struct {
 	Result Result
 	// Latency is the time until the answer's header; counted when Served.
 	Latency time.Duration
-	// Stream as in the Request.
+	// Stream and Work as in the Request.
 	Stream bool
+	Work   int
 }
 
 // Done notes the end of a request at a node that was picked for it.
@@ -394,13 +400,14 @@ func (p *Picker) Done(now time.Time, id string, o Outcome) {
 		n.streams--
 	} else {
 		n.inFlight--
+		n.work -= max(o.Work, 1)
 		n.progress = now
 	}
 	switch o.Result {
 	case Served:
 		n.failures, n.probation = 0, false
 		if !o.Stream {
-			p.sample(now, n, o.Latency.Seconds())
+			p.sample(now, n, p.single(o.Latency.Seconds(), o.Work))
 		}
 	case Overloaded:
 		n.failures, n.probation = 0, false
@@ -415,26 +422,6 @@ func (p *Picker) Done(now time.Time, id string, o Outcome) {
 	if n.gone {
 		p.forget()
 	}
-}
-
-// sample lets the latency of the node, and that of all, follow a measured one.
-func (p *Picker) sample(now time.Time, n *node, x float64) {
-	x = max(x, leastLatency)
-	if n.latency == 0 {
-		n.latency, n.sampled = x, now
-	}
-	constant := p.opts.Fall
-	if x > n.latency {
-		constant = p.opts.Rise
-		x = min(x, mostRise*n.latency)
-	}
-	old := max(decay(now.Sub(n.sampled), constant), 1-sampleShare)
-	n.latency = n.latency*old + x*(1-old)
-	n.sampled = now
-	if p.typical == 0 {
-		p.typical = n.latency
-	}
-	p.typical += (n.latency - p.typical) * (1 - old) / float64(len(p.nodes))
 }
 
 // eject takes a node out for a while, unless that would leave less than half of those that serve: so many bad nodes

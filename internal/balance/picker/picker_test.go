@@ -402,6 +402,7 @@ func TestBooksBalance(t *testing.T) {
 		type pick struct {
 			id     string
 			stream bool
+			work   int
 		}
 		var under []pick
 		set, state := map[string]bool{}, map[string]State{}
@@ -433,7 +434,7 @@ func TestBooksBalance(t *testing.T) {
 			},
 			"pick": func(t *rapid.T) {
 				r := Request{
-					Chance: rapid.Uint64().Draw(t, "chance"), Stream: rapid.Bool().Draw(t, "stream"),
+					Chance: rapid.Uint64().Draw(t, "chance"), Stream: rapid.Bool().Draw(t, "stream"), Work: rapid.IntRange(-1, 5000).Draw(t, "work"),
 					Tried: rapid.SliceOfN(id, 0, 3).Draw(t, "tried"),
 				}
 				if rapid.Bool().Draw(t, "affine") {
@@ -444,7 +445,7 @@ func TestBooksBalance(t *testing.T) {
 					if !set[got] || state[got] == Draining || slices.Contains(r.Tried, got) {
 						t.Fatalf("picked %s, which is in the set: %v, is %v, tried %v", got, set[got], state[got], r.Tried)
 					}
-					under = append(under, pick{got, r.Stream})
+					under = append(under, pick{got, r.Stream, r.Work})
 				}
 			},
 			"done": func(t *rapid.T) {
@@ -458,12 +459,12 @@ func TestBooksBalance(t *testing.T) {
 					delete(state, x.id) // it is forgotten
 				}
 				p.Done(now, x.id, Outcome{
-					Result: Result(rapid.IntRange(0, int(Void)).Draw(t, "result")), Stream: x.stream,
+					Result: Result(rapid.IntRange(0, int(Void)).Draw(t, "result")), Stream: x.stream, Work: x.work,
 					Latency: time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "latency")),
 				})
 			},
 			"": func(t *rapid.T) {
-				count, ejected, all := 0, 0, 0
+				count, ejected, all, work := 0, 0, 0, 0
 				for _, v := range p.Views(now) {
 					if v.InFlight < 0 || v.Streams < 0 || math.IsNaN(v.Share) || v.Weight <= 0 || v.Weight > 1 || v.Free < 0 {
 						t.Fatalf("impossible: %+v", v)
@@ -472,12 +473,21 @@ func TestBooksBalance(t *testing.T) {
 						t.Fatalf("%s left and has no requests, but is remembered", v.ID)
 					}
 					count += v.InFlight + v.Streams
+					work += v.Work
 					if set[v.ID] {
 						all++
 						if now.Before(v.Ejected) {
 							ejected++
 						}
 					}
+				}
+				for _, x := range under {
+					if !x.stream {
+						work -= max(x.work, 1)
+					}
+				}
+				if work != 0 {
+					t.Fatalf("%d more work is noted than is under way", work)
 				}
 				if count != len(under) {
 					t.Fatalf("%d requests under way, %d noted", len(under), count)
