@@ -2,7 +2,7 @@ package jetstream
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 	"time"
 
@@ -28,6 +28,17 @@ const (
 	// consumer.
 	retryMin = 20 * time.Millisecond
 	retryMax = time.Second
+
+	// openPatience is how long the first request for a consumer waits for its
+	// answer, the next for half as long again, and so on: a leader that steps
+	// down may lose what it was asked.
+	openPatience = 250 * time.Millisecond
+
+	// stepDown is how long a server that is being stopped needs to give up what
+	// it leads, and leavingFor how long nothing is to be read from it, if it
+	// does not come to its end: it may be back later under the same name.
+	stepDown   = 100 * time.Millisecond
+	leavingFor = 5 * time.Second
 )
 
 // reader delivers a subject's entries by a consumer that lives in the server's
@@ -41,11 +52,14 @@ type reader struct {
 	ctx       context.Context // ends with Close or with the log
 	end       context.CancelFunc
 
-	after     uint64 // the last sequence that Next returned, or where it began
-	delivered uint64 // how many entries came from the consumer
+	after     uint64        // the last sequence that Next returned, or where it began
+	delivered uint64        // how many entries came from the consumer
+	pause     time.Duration // before a consumer is made, as the last ones were of no use
+	leaving   string        // the server that said last that it is being stopped
+	leavingAt time.Time     // when it did
 
-	mu      sync.Mutex
-	entries jetstream.MessagesContext // nil while there is no consumer
+	mu   sync.Mutex
+	feed *feed // nil while there is no consumer
 }
 
 // Read implements journal.Log.
@@ -66,41 +80,51 @@ func (l *Log) Read(ctx context.Context, p journal.Partition, after uint64) (jour
 // Next implements journal.Reader.
 func (r *reader) Next(ctx context.Context) (journal.Entry, error) {
 	for {
-		entries, err := r.current(ctx)
+		f, err := r.current(ctx)
 		if err != nil {
 			return journal.Entry{}, err
 		}
-		msg, err := entries.Next(jetstream.NextContext(ctx))
-		if err == nil {
+		msg, err := f.next(ctx)
+		switch {
+		case err == nil:
 			meta, err := msg.Metadata()
 			if err == nil && meta.Sequence.Consumer == r.delivered+1 && meta.Sequence.Stream > r.after {
 				r.delivered++
+				r.pause = 0
 				r.after = meta.Sequence.Stream
 				return journal.Entry{Seq: r.after, Time: meta.Timestamp, Data: msg.Data()}, nil
 			}
-		} else if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return journal.Entry{}, context.Cause(ctx)
 		}
 		r.drop()
+		switch {
+		case errors.Is(err, jetstream.ErrServerShutdown):
+			r.leaving, r.leavingAt, r.pause = f.server, time.Now(), stepDown
+		case time.Since(f.began) > retryMax:
+			r.pause = retryMin // it was of use
+		default:
+			r.slower()
+		}
 	}
 }
 
+// slower has the next attempt wait for longer.
+func (r *reader) slower() { r.pause = min(max(2*r.pause, retryMin), retryMax) }
+
 // current returns what delivers entries, after making it if need be.
-func (r *reader) current(ctx context.Context) (jetstream.MessagesContext, error) {
-	for pause := retryMin; ; pause = min(2*pause, retryMax) {
+func (r *reader) current(ctx context.Context) (*feed, error) {
+	for {
 		r.mu.Lock()
-		entries := r.entries
+		f := r.feed
 		r.mu.Unlock()
 		if r.ctx.Err() != nil {
 			return nil, journal.ErrClosed
 		}
-		if entries != nil {
-			return entries, nil
+		if f != nil {
+			return f, nil
 		}
-		if err := r.open(ctx); err == nil {
-			continue
-		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(r.pause)
 		select {
 		case <-timer.C:
 		case <-r.ctx.Done():
@@ -109,6 +133,9 @@ func (r *reader) current(ctx context.Context) (jetstream.MessagesContext, error)
 			return nil, context.Cause(ctx)
 		}
 		timer.Stop()
+		if r.ctx.Err() == nil && r.open(ctx) != nil {
+			r.slower()
+		}
 	}
 }
 
@@ -117,44 +144,62 @@ func (r *reader) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)() //nolint:contextcheck // closing the reader ends the attempt too
-	consumer, err := r.log.streams[r.partition.Shard].CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject:     subject(r.partition),
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       r.after + 1,
-		AckPolicy:         jetstream.AckNonePolicy,
-		MemoryStorage:     true,
-		Replicas:          1,
-		InactiveThreshold: inactiveThreshold,
-	})
+	consumer, err := r.consumer(ctx)
 	if err != nil {
 		return err
 	}
-	entries, err := consumer.Messages(
+	f, err := consume(consumer,
 		jetstream.PullMaxMessagesWithBytesLimit(r.log.opts.ReadAheadEntries, r.log.opts.ReadAheadBytes),
 		jetstream.PullExpiry(pullExpiry),
 		jetstream.PullHeartbeat(heartbeat),
-		jetstream.WithMessagesErrOnMissingHeartbeat(true),
 	)
 	if err != nil {
-		return fmt.Errorf("read from the consumer: %w", err)
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx.Err() != nil {
-		entries.Stop()
+		f.stop()
 		return r.ctx.Err()
 	}
-	r.entries, r.delivered = entries, 0
+	r.feed, r.delivered = f, 0
 	return nil
+}
+
+// consumer asks for a consumer until there is an answer, or ctx ends.
+func (r *reader) consumer(ctx context.Context) (jetstream.Consumer, error) {
+	for patience := openPatience; ; patience += patience / 2 {
+		try, cancel := context.WithTimeout(ctx, patience)
+		consumer, err := r.log.streams[r.partition.Shard].CreateConsumer(try, jetstream.ConsumerConfig{
+			FilterSubject:     subject(r.partition),
+			DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:       r.after + 1,
+			AckPolicy:         jetstream.AckNonePolicy,
+			MemoryStorage:     true,
+			Replicas:          1,
+			InactiveThreshold: inactiveThreshold,
+		})
+		unanswered := try.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			if s := serverOf(consumer); s != "" && s == r.leaving && time.Since(r.leavingAt) < leavingFor {
+				return nil, errLeaving
+			}
+			return consumer, nil
+		case !unanswered || ctx.Err() != nil:
+			return nil, err
+		}
+	}
 }
 
 // drop leaves the consumer, which the server will forget.
 func (r *reader) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.entries != nil {
-		r.entries.Stop()
-		r.entries = nil
+	if r.feed != nil {
+		r.feed.stop()
+		r.feed = nil
 	}
 }
 
