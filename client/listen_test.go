@@ -129,6 +129,37 @@ func (h *hub) ackedIDs(t *testing.T, n int) (ids []string) {
 	return ids
 }
 
+// A device whose negotiation is answered with the address of another server connects there, and asks at its own address again
+// when it comes back.
+func TestListenerIsSentToAnotherServer(t *testing.T) {
+	h := startHub(t)
+	asked := make(chan string, 10)
+	balancer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		answer(w, http.StatusOK, map[string]string{"url": h.url + "/hubs/mobile?moved=1", "accessToken": "good"})
+	}))
+	t.Cleanup(balancer.Close)
+	behind := *h
+	behind.url = balancer.URL
+	got := make(chan client.Delivery, 10)
+	listen(t, &behind, func(_ context.Context, d client.Delivery) error {
+		got <- d
+		return nil
+	}, client.ListenOptions{})
+	for _, id := range []string{"a", "b"} {
+		c := next(t, "connection", h.connected)
+		deliver(t, c, id)
+		if d := next(t, "delivery", got); d.ID != id {
+			t.Errorf("delivery %+v", d)
+		}
+		if what := next(t, "negotiation", asked); what != "POST /hubs/mobile/negotiate" || len(asked) != 0 {
+			t.Errorf("the balancer was asked %s, and %d times more", what, len(asked))
+		}
+		h.ackedIDs(t, 1)
+		c.Close("", true)
+	}
+}
+
 func TestListenerAcknowledgesWhatItHandled(t *testing.T) {
 	h := startHub(t)
 	got := make(chan client.Delivery, 10)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,7 +28,7 @@ import (
 
 // clusterCmd runs a cluster of throw-away data on this machine, to try.
 type clusterCmd struct {
-	Listen       string        `default:"127.0.0.1:8000" help:"Address of the balancer; port 0 takes a free one."`
+	Listen       string        `default:"127.0.0.1:8000" help:"Address of the balancer; port 0 takes a free one. Unless it is of this machine alone, devices stay behind the balancer."`
 	Nodes        int           `default:"3" enum:"3,5" help:"How many nodes: 3 or 5."`
 	MaxNodes     int           `name:"max-nodes" default:"0" help:"How many nodes there may be. If it is more than --nodes, an autoscaler adds nodes under load and drains them after it."`
 	Shards       int           `default:"6" help:"Number of shards."`
@@ -177,19 +178,33 @@ func (l *localCluster) plan(ctx context.Context, store string) error {
 		"--store", store, "--shards", fmt.Sprint(l.Shards), "--cluster-name", "local",
 		"--trusted-proxies", "127.0.0.1/32", "--log-level", l.LogLevel.String(),
 	}
+	// The nodes listen on this machine alone. Devices of others have to pass through the balancer.
+	deviceURL := func(string) []string { return nil }
+	if isLoopback(balancer) {
+		deviceURL = func(listen string) []string { return []string{"--device-url", "http://" + listen} }
+	}
 	for i, listen := range listens {
 		name := fmt.Sprint("node-", i+1)
-		l.nodes = append(l.nodes, l.process(name, listen, secrets, append([]string{
-			"serve", "--listen", listen, "--device-url", "http://" + listen, "--data", filepath.Join(l.dir, name), "--node-name", name,
+		l.nodes = append(l.nodes, l.process(name, listen, secrets, slices.Concat([]string{
+			"serve", "--listen", listen, "--data", filepath.Join(l.dir, name), "--node-name", name,
 			"--cluster-listen", routes[i], "--routes", strings.Join(routes, ","), "--client-listen", clients[i],
-		}, shared...)...))
+		}, shared, deviceURL(listen))...))
 		balance = append(balance, "--discover", "http://"+listen)
 	}
 	l.balancer = l.process("balancer", balancer, env, balance...)
 	if l.MaxNodes > l.Nodes {
-		l.scaler = l.autoscaler(free[3*l.Nodes+1], clients, secrets, append(shared, "--device-url", "http://{listen}"))
+		l.scaler = l.autoscaler(free[3*l.Nodes+1], clients, secrets, slices.Concat(shared, deviceURL("{listen}")))
 	}
 	return nil
+}
+
+// isLoopback reports whether only this machine reaches that address.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // autoscaler is the process that adds nodes with these arguments. The nodes share the machine with the database, the

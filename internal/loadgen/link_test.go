@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -171,6 +172,31 @@ func TestLinksReceiveAndAcknowledgeInOrder(t *testing.T) {
 			t.Errorf("ended with %v", err)
 		}
 	})
+}
+
+// A device whose negotiation is answered with the address of another server connects there.
+func TestGoLinkIsSentToAnotherServer(t *testing.T) {
+	h := startHub(t)
+	answer := fmt.Sprintf(`{"url": %q, "accessToken": "amina"}`, strings.TrimSuffix(h.target.URL, "/")+hubPath+"?moved=1")
+	asked := make(chan string, 10)
+	balancer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		_, _ = io.WriteString(w, answer)
+	}))
+	t.Cleanup(balancer.Close)
+	h.target.URL = balancer.URL
+	in := &testInbox{bodies: make(chan string, 1)}
+	conn, _ := h.connect(t, GoClient, in)
+	if moved := conn.Query().Get("moved"); moved != "1" {
+		t.Errorf("it connected with moved=%q", moved)
+	}
+	if err := conn.Send(testMessage(new(esh3ar.IDs).New(time.Now(), 0))); err != nil {
+		t.Fatal(err)
+	}
+	receiveFrom(t, in.bodies, "a message")
+	if got := receiveFrom(t, asked, "the negotiation"); got != "POST "+hubPath+"/negotiate" || len(asked) != 0 {
+		t.Errorf("the balancer was asked %s, and %d times more", got, len(asked))
+	}
 }
 
 func TestLinksTellWhyTheyEnd(t *testing.T) {
