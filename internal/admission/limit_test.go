@@ -240,6 +240,42 @@ func TestLimitTiers(t *testing.T) {
 	}
 }
 
+// When the pattern of calls changes, so does within two seconds what each tier may have of accepting, with nothing to be set: one
+// that is alone has all of it, a higher one that comes gets what it asks for, and what it leaves goes back.
+func TestLimitFollowsThePattern(t *testing.T) {
+	const carries = 10_000 // messages a second
+	m := &serial{perMilli: carries / 1000}
+	s := simulation{limit: NewLimit(target)}
+	for _, phase := range []struct {
+		pattern   string
+		load      [esh3ar.Tiers]float64
+		low, high [esh3ar.Tiers]float64 // that are to be taken, messages a second
+	}{
+		{"little of each tier", [esh3ar.Tiers]float64{1000, 1000, 1000}, [esh3ar.Tiers]float64{1000, 1000, 1000}, [esh3ar.Tiers]float64{1000, 1000, 1000}},
+		{"a huge bronze client alone", [esh3ar.Tiers]float64{0, 0, 20_000}, [esh3ar.Tiers]float64{0, 0, 9900}, [esh3ar.Tiers]float64{0, 0, 10_100}},
+		{"a burst of silver beside it", [esh3ar.Tiers]float64{0, 6000, 20_000}, [esh3ar.Tiers]float64{0, 6000, 3900}, [esh3ar.Tiers]float64{0, 6000, 4100}},
+		{"many gold clients as well", [esh3ar.Tiers]float64{3000, 6000, 20_000}, [esh3ar.Tiers]float64{3000, 6000, 900}, [esh3ar.Tiers]float64{3000, 6000, 1100}},
+		{"gold has more than half", [esh3ar.Tiers]float64{8000, 6000, 20_000}, [esh3ar.Tiers]float64{8000, 1900, 0}, [esh3ar.Tiers]float64{8000, 2100, 100}},
+		{"the huge one alone again", [esh3ar.Tiers]float64{0, 0, 20_000}, [esh3ar.Tiers]float64{0, 0, 9900}, [esh3ar.Tiers]float64{0, 0, 10_100}},
+		{"little of each tier again", [esh3ar.Tiers]float64{1000, 1000, 1000}, [esh3ar.Tiers]float64{1000, 1000, 1000}, [esh3ar.Tiers]float64{1000, 1000, 1000}},
+	} {
+		s.run(m, 2*time.Second, phase.load)
+		const seconds = 5
+		s.run(m, seconds*time.Second, phase.load)
+		var got [esh3ar.Tiers]float64
+		for tier := range got {
+			got[tier] = float64(s.taken[tier]) / seconds
+			if got[tier] < phase.low[tier]-1 || got[tier] > phase.high[tier]+1 {
+				t.Errorf("%s: of tier %d %.0f/s are taken, want %.0f to %.0f", phase.pattern, tier, got[tier], phase.low[tier], phase.high[tier])
+			}
+		}
+		t.Logf("%-28s asked for %6.0f/s, taken %6.0f/s, p99 %v", phase.pattern, phase.load, got, s.quantile(.99))
+		if p99 := s.quantile(.99); p99 > 2*target {
+			t.Errorf("%s: p99 is %v", phase.pattern, p99)
+		}
+	}
+}
+
 // Whatever is measured, the limit stays within its bounds, and lower tiers never get more of it.
 func TestLimitBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -51,7 +51,7 @@ func (s *served) among(n int) (clients map[string]int, tiers map[esh3ar.Tier]int
 }
 
 // When the pattern of calls changes, so does at once who gets how much of dispatch, with nothing to be set: many small
-// clients, one huge among them, the huge one alone, a burst of a higher tier, one of a lower. There is one processor,
+// clients, one huge among them, the huge one alone, a burst of a higher tier, one of a lower, tiers that fall idle and come back. There is one processor,
 // which all wait for, so that who has how many of the first turns is exact.
 func TestSharesFollowThePattern(t *testing.T) {
 	w := newWorld(t)
@@ -161,5 +161,29 @@ func TestSharesFollowThePattern(t *testing.T) {
 	_, tiers = show("a burst of a bronze client before them", 100)
 	if n := tiers[esh3ar.TierBronze]; n < 15 || n > 25 {
 		t.Errorf("bronze has %d of the first 100 turns, it has 1 share beside silver's 4", n)
+	}
+
+	// Tiers: what one does not use the others have, and it has its share back as soon as it comes.
+	gold, silver, bronze := crowd{"gold", esh3ar.TierGold, most}, crowd{"silver", esh3ar.TierSilver, most}, crowd{"bronze", esh3ar.TierBronze, most}
+	for _, c := range []struct {
+		pattern string
+		waiting []crowd
+		turns   int
+		want    map[esh3ar.Tier]int // of these
+	}{
+		{"all tiers busy", []crowd{bronze, silver, gold}, 210, map[esh3ar.Tier]int{esh3ar.TierGold: 160, esh3ar.TierSilver: 40, esh3ar.TierBronze: 10}},
+		{"... and when gold has no more", []crowd{bronze, silver, gold}, 625, map[esh3ar.Tier]int{esh3ar.TierGold: 400, esh3ar.TierSilver: 180, esh3ar.TierBronze: 45}},
+		{"no gold from the beginning", []crowd{bronze, silver}, 200, map[esh3ar.Tier]int{esh3ar.TierSilver: 160, esh3ar.TierBronze: 40}},
+		{"bronze alone", []crowd{bronze}, most, map[esh3ar.Tier]int{esh3ar.TierBronze: most}},
+		{"gold comes back behind them", []crowd{bronze, silver, {"gold", esh3ar.TierGold, 80}}, 105, map[esh3ar.Tier]int{esh3ar.TierGold: 80, esh3ar.TierSilver: 20, esh3ar.TierBronze: 5}},
+	} {
+		contend(c.waiting...)
+		_, tiers := device.among(c.turns)
+		t.Logf("%-42s first %3d turns: gold %3d, silver %3d, bronze %3d", c.pattern, c.turns, tiers[esh3ar.TierGold], tiers[esh3ar.TierSilver], tiers[esh3ar.TierBronze])
+		for tier, want := range c.want {
+			if got := tiers[tier]; got < want-5 || got > want+5 {
+				t.Errorf("%s: %s has %d of the first %d turns, want %d", c.pattern, tier, got, c.turns, want)
+			}
+		}
 	}
 }
