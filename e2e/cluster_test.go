@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -8,9 +9,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/esh3artech/esh3ar/client"
 	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/store/postgres/pgtest"
 )
@@ -149,7 +152,7 @@ func TestClusterNodesAreKilled(t *testing.T) {
 	c := startCluster(t, clusterArgs()...)
 	clusterLoad(t, c, func(r *crashRun) {
 		for _, i := range rand.Perm(len(c.servers))[:2] {
-			<-time.After(2 * time.Second)
+			r.accepts(100)
 			left := slices.Clone(c.servers)
 			left[i] = nil
 			r.serve(left...)
@@ -203,13 +206,18 @@ func (l *ledger) receivedSince(then time.Duration) int {
 	return n
 }
 
-// The nodes are restarted in good order, one after the other, under load.
+// The nodes are restarted in good order, one after the other, under load. What senders see who use the SDK as it comes, through
+// a balancer, is that all is accepted: its retry hides the rest.
 func TestClusterRollingRestart(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, clusterArgs()...)
+	c := startCluster(t, append(clusterArgs(), "--drain-delay", "2s", "--trusted-proxies", "127.0.0.1")...)
+	b, _ := balancer(t, c.servers)
 	clusterLoad(t, c, func(r *crashRun) {
+		sdk := r.sendBySDK(b)
 		for i := range c.servers {
-			<-time.After(time.Second)
+			r.accepts(100)
+			sdk.accepts(b, 50)
+			before := sdk.accepted.Load()
 			left := slices.Clone(c.servers)
 			left[i] = nil
 			r.serve(left...)
@@ -217,10 +225,105 @@ func TestClusterRollingRestart(t *testing.T) {
 			if err := c.launch(i).ready(); err != nil {
 				t.Fatal(err)
 			}
+			during := sdk.accepted.Load() - before
+			t.Logf("node %d was restarted, and the SDK had %d messages accepted meanwhile", i, during)
+			if during == 0 {
+				t.Error("the SDK's senders saw nothing of the restart")
+			}
 			r.serve(c.servers...)
 		}
+		sdk.accepts(b, 50)
+		sdk.stop()
+		t.Logf("the SDK had %d messages accepted, its slowest call took %s", sdk.accepted.Load(), sdk.slowest)
 	})
+	b.stop()
 	for _, s := range c.servers {
 		s.stop()
 	}
+}
+
+// bySDK is senders that use the SDK, with the patience that it has by itself.
+type bySDK struct {
+	accepted atomic.Int64
+	stop     func() // returns when the last call has
+
+	mu      sync.Mutex
+	slowest time.Duration // call
+}
+
+// sendBySDK has two of them send to a server, one message by message and one in batches, until they are stopped. No error is to
+// reach them; what they are told is in the ledger.
+func (r *crashRun) sendBySDK(s *server) *bySDK {
+	r.t.Helper()
+	c, err := client.New(s.url, apiKey)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	told := new(bySDK)
+	ctx, cancel := context.WithCancel(r.t.Context())
+	sender := func(name string, most int, send func(ms []client.Message) ([]client.Receipt, error)) {
+		pace := time.NewTicker(10 * time.Millisecond)
+		defer pace.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+				return
+			}
+			ms := make([]client.Message, 1+rand.IntN(most))
+			for i := range ms {
+				ms[i] = client.Message{To: crashRecipient(rand.IntN(crashRecipients)), Content: fmt.Sprintf("%d of %d of %s", i, n, name)}
+				r.ledger.begin(ms[i].To, ms[i].Content)
+			}
+			began := time.Now()
+			receipts, err := send(ms)
+			took := time.Since(began)
+			if err != nil {
+				r.t.Errorf("an error has reached who calls the SDK, after %s: %v", took, err)
+				return
+			}
+			for i, m := range ms {
+				r.ledger.accepted(m.Content, receipts[i].ID)
+			}
+			told.accepted.Add(int64(len(ms)))
+			told.took(took)
+		}
+	}
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		sender("the SDK's Send", 1, func(ms []client.Message) ([]client.Receipt, error) {
+			receipt, err := c.Send(context.WithoutCancel(ctx), ms[0]) // what was begun is ended
+			return []client.Receipt{receipt}, err
+		})
+	})
+	sending.Go(func() {
+		sender("the SDK's SendBatch", 10, func(ms []client.Message) ([]client.Receipt, error) {
+			results, err := c.SendBatch(context.WithoutCancel(ctx), ms)
+			receipts := make([]client.Receipt, len(results))
+			for i := range results {
+				receipts[i] = results[i].Receipt
+			}
+			return receipts, err
+		})
+	})
+	told.stop = sync.OnceFunc(func() {
+		cancel()
+		sending.Wait()
+		c.Close()
+	})
+	r.t.Cleanup(told.stop)
+	return told
+}
+
+func (told *bySDK) took(d time.Duration) {
+	told.mu.Lock()
+	defer told.mu.Unlock()
+	told.slowest = max(told.slowest, d)
+}
+
+// accepts waits until that many more messages were accepted.
+func (told *bySDK) accepts(s *server, more int64) {
+	s.t.Helper()
+	want := told.accepted.Load() + more
+	s.await("the SDK to have more messages accepted", func() bool { return told.accepted.Load() >= want })
 }

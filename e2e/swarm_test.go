@@ -185,7 +185,11 @@ func (w *swarm) send(to, content string) {
 			w.t.Errorf("%q is not accepted: %v", content, err)
 			return
 		}
-		<-time.After(50 * time.Millisecond)
+		select {
+		case <-time.After(50 * time.Millisecond): // until the next try
+		case <-w.t.Context().Done():
+			return
+		}
 	}
 }
 
