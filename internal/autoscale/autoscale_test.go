@@ -308,6 +308,13 @@ func TestFiguresOfOthersAreMissing(t *testing.T) {
 	}
 }
 
+// The autoscaler and balancers read the same figures, and compare them with the same.
+func TestCapacitiesAreThoseOfHealth(t *testing.T) {
+	if c := policy.DefaultRules().Capacity; c.Lag != health.LagCapacity || c.Queue != health.QueueCapacity {
+		t.Errorf("a node may be %s behind and have %g recipients waiting; to balancers it is %s and %d", c.Lag, c.Queue, health.LagCapacity, health.QueueCapacity)
+	}
+}
+
 // What a provider has to say does not keep decisions from being stored.
 func TestErrorsAreKeptInBrief(t *testing.T) {
 	if got := brief(errors.New("no machines left")); got != "no machines left" {

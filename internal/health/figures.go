@@ -188,7 +188,7 @@ func (h *Health) Told() Told {
 		t.Status, t.Checks = Unavailable, make(map[string]Result)
 	}
 	if h.load != nil {
-		t.Load = h.load()
+		t.Load = h.load().behind(t.Figures)
 	}
 	if h.draining {
 		t.Status, t.Checks = Unavailable, maps.Clone(t.Checks)

@@ -104,15 +104,6 @@ type Report struct {
 	Load   *Load             `json:"load,omitempty"`
 }
 
-// Load is how much the process has to do, for whoever spreads requests over several.
-type Load struct {
-	// Free is the share of its capacity that is free, from 0 to 1.
-	Free float64 `json:"free"`
-	// InFlight is how many requests are being worked on, Limit how many may be before more are refused.
-	InFlight int64 `json:"in_flight"`
-	Limit    int64 `json:"limit"`
-}
-
 // Result is what one check said. Detail is fit to be shown to anybody; the whole error is in the log.
 type Result struct {
 	Status Status `json:"status"`
@@ -156,7 +147,8 @@ func (h *Health) Add(name string, check Check) {
 	h.checks = append(h.checks, namedCheck{name, check})
 }
 
-// TellLoad has reports tell the load as f returns it. F is called from any goroutine.
+// TellLoad has reports tell the load as f returns it, with less free where the figures say that dispatch is behind. F is
+// called from any goroutine.
 func (h *Health) TellLoad(f func() Load) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,7 +174,7 @@ func (h *Health) Ready(ctx context.Context) Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.load != nil {
-		load := h.load()
+		load := h.load().behind(h.told.Figures)
 		r.Load = &load
 	}
 	if h.draining {

@@ -29,8 +29,8 @@ const (
 
 func (p *pressure) busy() bool { return p.level.Load() > pressureBusy*1000 }
 
-// load is what balancers spread requests by. Accepting counts against its limit, which follows the latency; a
-// server that is short of memory has little free whatever that says.
+// load is what balancers spread requests by, as far as accepting goes. It counts against its limit, which follows the latency; a
+// server that is short of memory has little free whatever that says. What dispatch has to do counts beside it (health.Load).
 func (n *Node) load() health.Load {
 	inFlight, limit := n.api.Load()
 	free := 1 - float64(n.accepting.level.Load())/1000/float64(max(limit, 1))
