@@ -53,7 +53,7 @@ type committer struct {
 	asked     [esh3ar.Tiers]uint64 // positions of the transaction under way
 	done      [esh3ar.Tiers]uint64 // positions that are stored
 	committed uint64               // changes below this number are stored
-	changed   chan struct{}        // closed and renewed when done or committed moved
+	changed   chan struct{}        // closed and renewed when done or committed moved, or refused shrank
 	finishing bool
 	wake      chan struct{} // cap 1
 	ready     chan struct{} // closed when the shard is claimed

@@ -71,7 +71,7 @@ func (d *Dispatcher) dead(ctx context.Context, client string, id esh3ar.ID, e ev
 	defer c.unwatch(id)
 	for range deadTries {
 		e.since = c.changes(id)
-		if !c.settled(ctx) {
+		if !c.settled(ctx) || !c.told(ctx, id) {
 			return store.Row{}, storeUnavailable(ctx.Err())
 		}
 		stale := false

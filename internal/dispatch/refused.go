@@ -113,6 +113,14 @@ func (c *committer) forget(id esh3ar.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.refused, id)
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// told waits until the message's recipient knows that the store refused it, if it did: what is decided about the message
+// before does not count. It reports false when ctx ended first.
+func (c *committer) told(ctx context.Context, id esh3ar.ID) bool {
+	return c.until(ctx, func() bool { return c.refused[id] == nil })
 }
 
 // afterRefusal turns what a recipient hands out, of a message that the store has refused meanwhile, into what
