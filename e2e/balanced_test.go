@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// Devices know a balancer's address alone. Each is sent to the node with the fewest, is served there, and has nothing open at the
+// balancer meanwhile. When a node is killed, its devices come back to the balancer and are sent to the others.
+func TestDevicesGoPastTheBalancer(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, "--log-level", "warn")
+	b, admin := balancer(t, c.servers)
+	again := func(int, error) (time.Duration, bool) { return 200 * time.Millisecond, true }
+	const many = 30
+	var phones []<-chan delivery
+	for i := range many {
+		_, received := b.negotiate(t, fmt.Sprint("user", i), "?ack=result", again, true)
+		phones = append(phones, received)
+	}
+	hear := func() {
+		t.Helper()
+		for i, received := range phones {
+			id := b.api().mustSend(t, outgoing{To: fmt.Sprint("user", i), Content: "hello"}).ID
+			select {
+			case m := <-received:
+				if m.ID != id {
+					t.Errorf("user%d got %s, want %s", i, m.ID, id)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("user%d got nothing", i)
+			}
+			b.awaitStatus(b.api(), id, "delivered")
+		}
+	}
+	hear()
+	for i, s := range c.servers {
+		// They came within two seconds, when no node knew yet who was sent where by the others.
+		if n := s.arrivals(); n < many/3-4 || n > many/3+4 {
+			t.Errorf("%d of %d devices are at node %d", n, many, i)
+		}
+	}
+	if s := streamsAt(t, admin); s != 0 {
+		t.Errorf("the balancer has %d streams and WebSockets open", s)
+	}
+
+	// One that does not negotiate cannot be sent anywhere. It shows that what passes is counted.
+	d, err := dial(b.url, token(t, "fixed", time.Hour), func(delivery) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := streamsAt(t, admin); s != 1 {
+		t.Errorf("the balancer has %d streams and WebSockets open, want that of the device that did not negotiate", s)
+	}
+	d.hangUp()
+	b.await("the balancer to see it go", func() bool { return streamsAt(t, admin) == 0 })
+
+	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
+		t.Fatalf("the official client is not installed: run make setup (%v)", err)
+	}
+	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "balanced.test.mjs")
+	node.Dir = "js"
+	node.Env = append(os.Environ(), "E2E_URL="+b.url, "E2E_ADMIN="+admin, "E2E_KEY="+apiKey)
+	if out, err := node.CombinedOutput(); err != nil {
+		t.Errorf("node: %v\n%s", err, out)
+	}
+	b.await("the devices of the official client to be gone", func() bool { return connected(c.servers...) == many })
+
+	left := c.servers[1:]
+	killed := time.Now()
+	c.servers[0].kill()
+	b.await("the devices of the killed node to be at the others", func() bool { return connected(left...) == many })
+	t.Logf("the devices of the killed node were back after %s", time.Since(killed))
+	left[0].await("the shards to have owners", func() bool {
+		return left[0].metric("esh3ar_shards_owned")+left[1].metric("esh3ar_shards_owned") == 4
+	})
+	hear()
+	if s := streamsAt(t, admin); s != 0 {
+		t.Errorf("the balancer has %d streams and WebSockets open", s)
+	}
+	for _, s := range left {
+		s.stop()
+	}
+}
+
+// connected returns how many devices the nodes have.
+func connected(nodes ...*server) (n int) {
+	for _, s := range nodes {
+		n += s.metric("esh3ar_devices_connected")
+	}
+	return n
+}
+
+// streamsAt returns how many streams and WebSockets a balancer has open.
+func streamsAt(t *testing.T, admin string) (n int) {
+	t.Helper()
+	a := newAPI(admin)
+	defer a.close()
+	var out struct{ Nodes []struct{ Streams int } }
+	if _, err := a.call(t.Context(), http.MethodGet, "/nodes", "", nil, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range out.Nodes {
+		n += node.Streams
+	}
+	return n
+}
