@@ -124,13 +124,20 @@ func TestNodesAreHeard(t *testing.T) {
 	}
 }
 
-// The same as the picker's simulation, with real connections and real time.
+// The same as the picker's simulation, with real connections and real time: one of three equal nodes answers ten times as slowly
+// from one moment to the next, and within seconds its share has fallen accordingly, and stays there.
 func TestEqualNodesAndASlowOne(t *testing.T) {
+	const (
+		usual  = 20 * time.Millisecond // so that a busy machine does not even out what the nodes differ by
+		slowed = 10 * usual
+		most   = 0.1             // of the requests
+		within = 5 * time.Second // of the change
+	)
 	var nodes []*sayingNode
 	var urls []string
 	for range 3 {
 		n, url := saying(t, `{"status":"ok","checks":{}}`)
-		n.slow.Store(int64(5 * time.Millisecond))
+		n.slow.Store(int64(usual))
 		nodes, urls = append(nodes, n), append(urls, url)
 	}
 	b := start(t, newSetNodes(urls...), nil)
@@ -183,10 +190,20 @@ func TestEqualNodesAndASlowOne(t *testing.T) {
 	if jain := 1 / (float64(len(even)) * squares); jain < 0.99 {
 		t.Errorf("three equal nodes get %.3f; Jain's index %.4f", even, jain)
 	}
-	nodes[0].slow.Store(int64(50 * time.Millisecond))
-	eventually(t, "the slow node has lost its share", func() bool { return shares(400)[0] < 0.15 })
-	if s := shares(1000); s[0] == 0 {
-		t.Error("a slow node is out of sight")
+	nodes[0].slow.Store(int64(slowed))
+	changed := time.Now()
+	var share float64
+	for share = 1; share >= most && time.Since(changed) < 4*within; {
+		share = shares(200)[0]
+	}
+	took := time.Since(changed)
+	if took > within {
+		t.Errorf("the share of a node that is ten times as slow fell to %.3f within %v", share, took)
+	}
+	after := shares(1000)
+	t.Logf("three equal nodes had %.3f; %v after the first became slow it had less than %v of the requests; then they had %.3f", even, took, most, after)
+	if after[0] == 0 || after[0] > most {
+		t.Errorf("of a thousand requests a node that is ten times as slow has %.3f", after[0])
 	}
 }
 
