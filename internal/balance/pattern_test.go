@@ -223,3 +223,33 @@ func TestRequestsFollowThePattern(t *testing.T) {
 	}
 	even("after the bursts")
 }
+
+// A long body is noted as the work that it is as long as it is under way, whoever passes it on.
+func TestWorkOfABody(t *testing.T) {
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	node := server(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		arrived <- struct{}{}
+		<-answer
+		w.WriteHeader(http.StatusAccepted)
+	})
+	b := start(t, newSetNodes(node.URL), nil)
+	c := httpClient(t)
+	for _, path := range []string{"/v1/messages", "/v1/%6dessages"} { // the second is for net/http to read
+		for length, want := range map[int]int{0: 1, 1: 1, 4096: 1, 4097: 2, 200_000: 49, 8 << 20: 2048} {
+			ended := make(chan answered, 1)
+			go func() { ended <- ask(t, c, http.MethodPost, b.url+path, strings.Repeat("x", length)) }()
+			<-arrived
+			if v := b.views()[0]; v.Work != want || v.InFlight != 1 {
+				t.Errorf("%s: %d bytes are work for %d in %d requests, want %d", path, length, v.Work, v.InFlight, want)
+			}
+			answer <- struct{}{}
+			if a := <-ended; a.status != http.StatusAccepted {
+				t.Errorf("answered %d %s", a.status, a.body)
+			}
+			if v := b.views()[0]; v.Work != 0 {
+				t.Errorf("%s: work for %d is left of %d bytes", path, v.Work, length)
+			}
+		}
+	}
+}
