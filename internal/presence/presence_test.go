@@ -402,39 +402,6 @@ func TestShardMoves(t *testing.T) {
 	})
 }
 
-// A hub that vanishes turns what was in flight to its devices into failures; one that comes back is tied anew.
-func TestHubVanishes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 1, "hub", "owner")
-		defer c.stop()
-		c.give(0, "owner")
-		d := new(device)
-		c.nodes["hub"].router.Attach(user(0, 0), d)
-		time.Sleep(time.Second)
-		c.net.setCut("hub", true)
-		time.Sleep(10 * time.Second)
-		if got := c.nodes["owner"].tied(); len(got) > 0 {
-			t.Fatalf("still tied: %v", got)
-		}
-		if got := c.nodes["owner"].said(); !slices.Equal(got, []string{user(0, 0) + " detached false"}) {
-			t.Errorf("the owner heard %v", got)
-		}
-		c.net.setCut("hub", false)
-		time.Sleep(5 * time.Second)
-		c.nodes["owner"].deliver(text(user(0, 0), "again"))
-		time.Sleep(time.Second)
-		if got := d.texts(); !slices.Equal(got, []string{"again"}) {
-			t.Errorf("the device got %v", got)
-		}
-
-		// Told that it has gone, the owner does not wait.
-		c.nodes["owner"].router.Gone("hub")
-		if got := c.nodes["owner"].tied(); len(got) > 0 {
-			t.Errorf("still tied: %v", got)
-		}
-	})
-}
-
 // An owner that restarts knows nobody; the hubs notice and say it all again.
 func TestOwnerRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
