@@ -164,25 +164,29 @@ func TestSharesFollowThePattern(t *testing.T) {
 	}
 
 	// Tiers: what one does not use the others have, and it has its share back as soon as it comes.
-	gold, silver, bronze := crowd{"gold", esh3ar.TierGold, most}, crowd{"silver", esh3ar.TierSilver, most}, crowd{"bronze", esh3ar.TierBronze, most}
+	const waiting = 200
+	gold, silver, bronze := crowd{"gold", esh3ar.TierGold, waiting}, crowd{"silver", esh3ar.TierSilver, waiting}, crowd{"bronze", esh3ar.TierBronze, waiting}
+	back := crowd{"gold", esh3ar.TierGold, 80}
 	for _, c := range []struct {
 		pattern string
-		waiting []crowd
+		crowds  []crowd // none: those of before
 		turns   int
-		want    map[esh3ar.Tier]int // of these
+		want    [esh3ar.Tiers]int // of these
 	}{
-		{"all tiers busy", []crowd{bronze, silver, gold}, 210, map[esh3ar.Tier]int{esh3ar.TierGold: 160, esh3ar.TierSilver: 40, esh3ar.TierBronze: 10}},
-		{"... and when gold has no more", []crowd{bronze, silver, gold}, 625, map[esh3ar.Tier]int{esh3ar.TierGold: 400, esh3ar.TierSilver: 180, esh3ar.TierBronze: 45}},
-		{"no gold from the beginning", []crowd{bronze, silver}, 200, map[esh3ar.Tier]int{esh3ar.TierSilver: 160, esh3ar.TierBronze: 40}},
-		{"bronze alone", []crowd{bronze}, most, map[esh3ar.Tier]int{esh3ar.TierBronze: most}},
-		{"gold comes back behind them", []crowd{bronze, silver, {"gold", esh3ar.TierGold, 80}}, 105, map[esh3ar.Tier]int{esh3ar.TierGold: 80, esh3ar.TierSilver: 20, esh3ar.TierBronze: 5}},
+		{"all tiers busy", []crowd{bronze, silver, gold}, 210, [esh3ar.Tiers]int{160, 40, 10}},
+		{"... and when gold has no more", nil, 362, [esh3ar.Tiers]int{waiting, 130, 32}},
+		{"no gold from the beginning", []crowd{bronze, silver}, 200, [esh3ar.Tiers]int{0, 160, 40}},
+		{"bronze alone", []crowd{bronze}, waiting, [esh3ar.Tiers]int{0, 0, waiting}},
+		{"gold comes back behind them", []crowd{bronze, silver, back}, 105, [esh3ar.Tiers]int{80, 20, 5}},
 	} {
-		contend(c.waiting...)
+		if c.crowds != nil {
+			contend(c.crowds...)
+		}
 		_, tiers := device.among(c.turns)
 		t.Logf("%-42s first %3d turns: gold %3d, silver %3d, bronze %3d", c.pattern, c.turns, tiers[esh3ar.TierGold], tiers[esh3ar.TierSilver], tiers[esh3ar.TierBronze])
 		for tier, want := range c.want {
-			if got := tiers[tier]; got < want-5 || got > want+5 {
-				t.Errorf("%s: %s has %d of the first %d turns, want %d", c.pattern, tier, got, c.turns, want)
+			if got := tiers[esh3ar.Tier(tier)]; got < want-5 || got > want+5 {
+				t.Errorf("%s: tier %d has %d of the first %d turns, want %d", c.pattern, tier, got, c.turns, want)
 			}
 		}
 	}
