@@ -203,8 +203,11 @@ func TestLeaderKilled(t *testing.T) {
 					if gone {
 						return
 					}
-					if err != nil {
-						<-time.After(20 * time.Millisecond)
+					if err != nil { // another try soon
+						select {
+						case <-time.After(20 * time.Millisecond):
+						case <-appending.Done():
+						}
 					}
 				}
 			})
