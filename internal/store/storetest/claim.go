@@ -2,6 +2,9 @@ package storetest
 
 import (
 	"database/sql"
+	"math"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/esh3artech/esh3ar"
@@ -92,4 +95,75 @@ func (w *world) exec(db *sql.DB, query string) {
 	if _, err := db.ExecContext(w.Context(), query); err != nil {
 		w.Fatalf("%s: %v", query, err)
 	}
+}
+
+func testClaim(w *world) {
+	first := w.claim(7)
+	if first.Epoch.Number < 1 || first.Positions != ([esh3ar.Tiers]uint64{}) {
+		w.Fatalf("first claim: %+v", first)
+	}
+	second := w.claim(7)
+	if second.Epoch.Number <= first.Epoch.Number || second.Epoch.Token == first.Epoch.Token {
+		w.Fatalf("second claim has epoch %v after %v", second.Epoch, first.Epoch)
+	}
+	// Shards have nothing to do with each other, up to the highest.
+	other := w.claim(math.MaxUint16)
+	w.commitBatch(&store.Batch{Shard: math.MaxUint16, Epoch: other.Epoch, At: w.now, Positions: [esh3ar.Tiers]uint64{3, 2, 1}})
+	w.same("positions of the other shard", w.claim(math.MaxUint16).Positions, [esh3ar.Tiers]uint64{3, 2, 1})
+	w.same("positions of the first shard", w.claim(7).Positions, [esh3ar.Tiers]uint64{})
+}
+
+func testClaimsRace(w *world) {
+	const n = 16
+	epochs := make([]int64, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			c, err := w.s.Claim(w.Context(), 1)
+			if err != nil {
+				w.Errorf("claim: %v", err)
+			}
+			epochs[i] = c.Epoch.Number
+		})
+	}
+	wg.Wait()
+	slices.Sort(epochs)
+	if u := slices.Compact(slices.Clone(epochs)); len(u) != n {
+		w.Fatalf("claims that raced share an epoch: %v", epochs)
+	}
+}
+
+func testNotOwner(w *world) {
+	m := w.message(1, "c", "r")
+	b := &store.Batch{
+		Shard: 1, Epoch: store.Epoch{Number: 1, Token: store.NewToken()}, At: w.now, Positions: [esh3ar.Tiers]uint64{9, 9, 9},
+		Changes: []store.Change{w.change(m, life(w.now, esh3ar.StatusQueued))},
+		Rejects: []store.Reject{{Ord: 1, Record: []byte("x"), Reason: esh3ar.ReasonUndecodable}},
+	}
+	m.Key = "key"
+	w.is("commit to a shard that nobody claimed", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+
+	old := w.claim(1)
+	current := w.claim(1)
+	b.Epoch = old.Epoch
+	w.is("commit of a former owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Epoch = current.Epoch
+	b.Epoch.Token = old.Epoch.Token
+	w.is("commit under another claim's token", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Epoch.Token = store.Token{}
+	w.is("commit without a token", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Epoch = current.Epoch
+	b.Epoch.Number++
+	w.is("commit of a future owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+	b.Changes, b.Rejects = nil, nil
+	w.is("empty commit of a future owner", w.s.Commit(w.Context(), b), store.ErrNotOwner)
+
+	w.same("rows", len(w.rows(1, m.ID)), 0)
+	w.same("events", len(w.events(1)), 0)
+	_, err := w.s.Idempotent(w.Context(), "c", "key")
+	w.is("key", err, store.ErrNotFound)
+	rejected, err := w.s.Rejected(w.Context(), 0, 10)
+	w.same("rejects", len(rejected), 0)
+	w.is("rejects", err, nil)
+	w.same("positions", w.claim(1).Positions, [esh3ar.Tiers]uint64{})
 }
