@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/esh3artech/esh3ar/internal/cluster/clustertest"
@@ -136,19 +135,34 @@ func (s *stream) check(ctx context.Context, t *testing.T) {
 	t.Logf("%d appends, %d acknowledged, %d refused, %d unknown, the slowest after %v", len(s.answers), s.taken, s.refused, s.unknown, slowest.Round(time.Millisecond))
 }
 
-// leaderOf returns the server that leads a shard's stream. While the servers agree on leaders a question may go unanswered.
-func leaderOf(ctx context.Context, t *testing.T, js natsjs.JetStream, shard int) int {
+// awaitInfo asks for a shard's stream until the answer will do. While the servers agree on leaders a question may go unanswered.
+func awaitInfo(ctx context.Context, t *testing.T, js natsjs.JetStream, shard int, will func(*natsjs.StreamInfo) bool) *natsjs.StreamInfo {
 	t.Helper()
-	for ctx.Err() == nil {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var info *natsjs.StreamInfo
+	for ; ctx.Err() == nil; <-tick.C {
 		asking, cancel := context.WithTimeout(ctx, time.Second)
 		s, err := js.Stream(asking, jetstream.StreamNames(shard + 1)[shard])
 		cancel()
-		if err == nil && s.CachedInfo().Cluster.Leader != "" {
-			return int(s.CachedInfo().Cluster.Leader[1] - '0')
+		if err != nil {
+			continue
+		}
+		if info = s.CachedInfo(); will(info) {
+			return info
 		}
 	}
-	t.Fatal("no leader")
-	return 0
+	t.Fatalf("the stream is not as it should be: %+v", info)
+	return nil
+}
+
+// move has a shard's stream get another leader.
+func move(ctx context.Context, t *testing.T, js natsjs.JetStream, shard int) {
+	t.Helper()
+	_, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+jetstream.StreamNames(shard + 1)[shard], nil)
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // TestUnderWay breaks the way to a stream's leader under appends. What was under way is told soon what became of it, and is
@@ -160,31 +174,14 @@ func TestUnderWay(t *testing.T) {
 	defer cancel()
 	type fault struct {
 		name  string
-		occur func(t *testing.T, s *stream, leader, sender int)
+		occur func(t *testing.T, s *stream, leader int)
 	}
-	var streams []string
 	faults := []fault{
-		{"leader moved", func(t *testing.T, s *stream, leader, _ int) {
-			nc, err := c.Server(leader).Connect()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer nc.Close()
-			if _, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+streams[s.partition.Shard], nil); err != nil && !errors.Is(err, nats.ErrNoResponders) {
-				t.Error(err)
-			}
+		{"leader moved", func(t *testing.T, s *stream, leader int) {
+			move(ctx, t, admin(t, c, leader), int(s.partition.Shard))
 		}},
-		{"sender cut off", func(_ *testing.T, _ *stream, _, sender int) {
-			c.Cut(sender)
-			tick := time.NewTicker(300 * time.Millisecond)
-			defer tick.Stop()
-			<-tick.C
-			c.Heal(sender)
-		}},
-		{"leader killed", func(_ *testing.T, _ *stream, leader, _ int) { c.Kill(leader) }},
+		{"leader killed", func(_ *testing.T, _ *stream, leader int) { c.Kill(leader) }},
 	}
-	streams = jetstream.StreamNames(len(faults))
 	logs := make([]*jetstream.Log, c.Len())
 	for i := range logs {
 		l, err := clustered(t, c, i, jetstream.Options{Shards: len(faults)})
@@ -194,17 +191,17 @@ func TestUnderWay(t *testing.T) {
 		t.Cleanup(func() { closing(t, l) })
 		logs[i] = l
 	}
-	js := admin(t, c, 0)
 	for shard, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
-			leader := leaderOf(ctx, t, js, shard)
+			led := func(info *natsjs.StreamInfo) bool { return info.Cluster.Leader != "" }
+			leader := int(awaitInfo(ctx, t, admin(t, c, 0), shard, led).Cluster.Leader[1] - '0')
 			sender := (leader + 1) % c.Len()
 			s := &stream{log: logs[sender], partition: journal.Partition{Shard: uint16(shard)}, slots: make(chan struct{}, underWay)}
 			s.takes(ctx, t, 200)
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				fault.occur(t, s, leader, sender)
+				fault.occur(t, s, leader)
 			}()
 			pace := time.NewTicker(time.Millisecond)
 			defer pace.Stop()
@@ -218,6 +215,53 @@ func TestUnderWay(t *testing.T) {
 			}
 			s.takes(ctx, t, 200)
 			s.check(ctx, t)
+			most := uint64(s.taken + s.unknown + 1) // with the last probe
+			awaitInfo(ctx, t, admin(t, c, sender), shard, func(info *natsjs.StreamInfo) bool { return info.State.Msgs <= most })
 		})
+	}
+}
+
+// TestIdentifiers: what JetStream makes of an entry that is sent again, and of the question for one, also under another leader.
+func TestIdentifiers(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, 3, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	l, err := clustered(t, c, 0, jetstream.Options{Shards: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, l)
+	awaitStreams(t, l, 1)
+	js := admin(t, c, 0)
+	const subject, wrongLastSequence = "esh3ar.journal.0.0", 10071
+	ask := func(id string, question bool) (*natsjs.PubAck, error) {
+		m := jetstream.Identified(subject, id, []byte("data"), question)
+		m.Reply = ""
+		asking, stop := context.WithTimeout(ctx, 5*time.Second)
+		defer stop()
+		return js.PublishMsg(asking, m)
+	}
+	first, err := ask("a", false)
+	if err != nil || first.Duplicate {
+		t.Fatalf("told %+v, %v", first, err)
+	}
+	led := awaitInfo(ctx, t, js, 0, func(*natsjs.StreamInfo) bool { return true }).Cluster.Leader
+	for _, when := range []string{"the same leader", "another leader"} {
+		for _, question := range []bool{false, true} {
+			if again, err := ask("a", question); err != nil || !again.Duplicate || again.Sequence != first.Sequence {
+				t.Errorf("%s, question %t: told %+v, %v; want the sequence %d", when, question, again, err, first.Sequence)
+			}
+		}
+		var refusal *natsjs.APIError
+		if _, err := ask("b", true); !errors.As(err, &refusal) || refusal.ErrorCode != wrongLastSequence {
+			t.Errorf("%s: a question for what is not stored: %v", when, err)
+		}
+		move(ctx, t, js, 0)
+		info := awaitInfo(ctx, t, js, 0, func(i *natsjs.StreamInfo) bool { return i.Cluster.Leader != "" && i.Cluster.Leader != led })
+		if info.State.LastSeq != first.Sequence {
+			t.Errorf("%s: the stream ends at %d, want %d", when, info.State.LastSeq, first.Sequence)
+		}
+		led = info.Cluster.Leader
 	}
 }

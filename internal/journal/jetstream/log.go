@@ -164,6 +164,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		replicated = o.Shards
 	}
 	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger)}
+	l.publish.purge = l.purgeProbes
 	l.ctx, l.end = context.WithCancel(context.Background())
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -308,10 +309,28 @@ func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
 	// The last barrier is enough to keep, and nobody needs even that.
 	asking, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := l.streams[shard].Purge(asking, jetstream.WithPurgeSubject(fillers(int(shard))), jetstream.WithPurgeSequence(seq)); err != nil {
+	if err := purgeFillers(asking, l.streams[shard], int(shard), seq); err != nil {
 		l.opts.Logger.Debug("old barriers are not purged", "stream", streamName(int(shard)), "error", err)
 	}
 	return seq, nil
+}
+
+// purgeFillers removes the shard's entries that belong to no partition and have a sequence below the given one.
+func purgeFillers(ctx context.Context, s jetstream.Stream, shard int, below uint64) error {
+	return s.Purge(ctx, jetstream.WithPurgeSubject(fillers(shard)), jetstream.WithPurgeSequence(below))
+}
+
+// purgeProbes is purgeFillers for the publisher, which may need it before the log is open.
+func (l *Log) purgeProbes(ctx context.Context, shard int, below uint64) {
+	asking, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := l.js.Stream(asking, streamName(shard))
+	if err == nil {
+		err = purgeFillers(asking, s, shard, below)
+	}
+	if err != nil {
+		l.opts.Logger.Debug("old probes are not purged", "stream", streamName(shard), "error", err)
+	}
 }
 
 // lastSeq returns the sequence of the subject's last entry, 0 if it has none.

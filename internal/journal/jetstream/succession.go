@@ -58,6 +58,7 @@ type succession struct {
 	moved        chan struct{}     // if not nil, is closed when what mayFollow looks at changes
 	suspected    bool              // a probe is under way because an entry waits for long
 	acknowledged map[string]uint64 // by subject, the highest number of an entry that was acknowledged
+	probed       uint64            // the sequence of the last probe
 
 	open    bool // entries wait that perhaps nobody will answer, and nothing new is taken
 	elected int  // leaders since then
@@ -189,10 +190,16 @@ func (p *publisher) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case shard := <-p.vacant:
-			working.Go(func() { p.succeed(ctx, shard) })
+			working.Go(func() {
+				p.succeed(ctx, shard)
+				p.tidy(ctx, shard)
+			})
 		case <-tick.C:
 			for _, shard := range p.silent() {
-				working.Go(func() { p.suspect(ctx, shard) })
+				working.Go(func() {
+					p.suspect(ctx, shard)
+					p.tidy(ctx, shard)
+				})
 			}
 		}
 	}
@@ -316,12 +323,29 @@ func (p *publisher) probe(ctx context.Context, shard int) bool {
 func (p *publisher) storeProbe(ctx context.Context, shard int) (id uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	_, err = wait(func(done func(uint64, error)) {
+	seq, err := wait(func(done func(uint64, error)) {
 		e := &published{shard: -1, subject: fillers(shard), done: done}
 		p.mu.Lock()
 		id = p.add(e)
 		p.mu.Unlock()
 		p.transmit(ctx, id, e)
 	})
+	if err == nil {
+		p.mu.Lock()
+		s := &p.successions[shard]
+		s.probed = max(s.probed, seq)
+		p.mu.Unlock()
+	}
 	return id, err
+}
+
+// tidy has all probes and barriers removed but the last.
+func (p *publisher) tidy(ctx context.Context, shard int) {
+	p.mu.Lock()
+	last := p.successions[shard].probed
+	p.successions[shard].probed = 0
+	p.mu.Unlock()
+	if last > 0 {
+		p.purge(ctx, shard, last)
+	}
 }

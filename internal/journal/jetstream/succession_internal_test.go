@@ -16,6 +16,9 @@ import (
 	"github.com/esh3artech/esh3ar/internal/journal"
 )
 
+// Identified is for tests from outside.
+var Identified = identified
+
 // servers are those of one stream, as far as a publisher sees them. They are for a synctest bubble.
 type servers struct {
 	p *publisher
@@ -26,6 +29,7 @@ type servers struct {
 	data   []string          // what is stored, by sequence less one
 	ids    map[string]uint64 // the sequences of what is stored
 	copies int               // of entries, and questions, that came
+	purged uint64            // below which sequence there are no probes
 }
 
 // behavior is what becomes of an entry that is published.
@@ -43,6 +47,11 @@ func newServers(t *testing.T) *servers {
 	t.Helper()
 	s := &servers{p: newPublisher(1, slog.New(slog.DiscardHandler)), ids: make(map[string]uint64)}
 	s.p.prefix, s.p.request = "reply.", s.receive
+	s.p.purge = func(_ context.Context, _ int, below uint64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.purged = max(s.purged, below)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -158,6 +167,11 @@ func (s *servers) wantEntries(t *testing.T, want ...string) {
 	defer s.mu.Unlock()
 	if got := slices.DeleteFunc(slices.Clone(s.data), func(d string) bool { return d == "" }); !slices.Equal(got, want) {
 		t.Errorf("stored %q, want %q", got, want)
+	}
+	for i, d := range s.data {
+		if seq := uint64(i + 1); d == "" && seq > s.purged {
+			t.Errorf("the probe of the sequence %d was left, purged is below %d", seq, s.purged)
+		}
 	}
 }
 
