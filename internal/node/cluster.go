@@ -204,6 +204,24 @@ func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
 	return err
 }
 
+// giveWayTime is how long a stop waits at most for others to lead what this node's server led.
+const giveWayTime = time.Second
+
+// giveWay has the servers of others lead what this node's does.
+func (n *Node) giveWay(ctx context.Context) {
+	if n.nats == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, giveWayTime)
+	defer cancel()
+	moved, err := n.nats.GiveWay(ctx)
+	if err != nil {
+		n.log.Warn("not everything that this node's NATS server led has another leader yet; it will be elected", "moved", moved)
+		return
+	}
+	n.log.Info("other nodes lead what this one's NATS server led", "moved", moved)
+}
+
 // run takes part in the cluster until ctx ends. Base ends later: until then the others see this node.
 func (p *peers) run(ctx, base context.Context, n *Node) error {
 	began := time.Now()

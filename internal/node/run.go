@@ -16,7 +16,7 @@ import (
 // nodes. One of several nodes then tells its devices to reconnect, at a pace, while it still answers: they come back
 // to it at once to hear where to go. Then nothing new is accepted, while requests
 // under way get their answer and event streams end; devices that are left are told to reconnect, and what is in flight to them is
-// handed back; then dispatch stores what it knows and ends, which needs the store; then the journal,
+// handed back; then others lead what this node's server led, and own its shards; then dispatch stores what it knows and ends, which needs the store; then the journal,
 // which all before may still have used; the store last.
 //
 // All of that has one deadline, from which each part draws (stopLimits): requests, devices and the shards' way to other nodes
@@ -95,6 +95,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	stop.ended("requests")
 	if n.peers != nil {
+		n.giveWay(drain)
 		// Its shards go to others one by one, and what is in flight from them to devices elsewhere with them.
 		if err := n.peers.leases.Drain(drain); err != nil {
 			n.log.Warn("not all shards were handed over; others take them", "err", err)
