@@ -19,7 +19,7 @@ const (
 )
 
 // sentHalf is the time after which half of the devices that were sent to a node count there no more. Figures are up to three
-// seconds old, so by then most who arrived are among those that it tells, and who has not arrived need not be waited for.
+// seconds old, so by then most who arrived are among those that it tells, and who has not arrived is hardly to be waited for.
 const sentHalf = 2 * time.Second
 
 // busyShare is the part of its processors or connections from which on a node is overloaded.
@@ -86,11 +86,19 @@ type Cluster struct {
 // target is a node that takes devices.
 type target struct {
 	Node
-	sent float64 // devices sent there of late, the fewer the longer ago
+	// sent is how many devices were sent there of late, the fewer the longer ago. Of these, coming are not among those that it
+	// tells: who has come since counts as one of them.
+	sent, coming float64
 }
 
 // expected is how many devices the node has or is about to have.
-func (t *target) expected() float64 { return float64(t.Devices) + t.sent }
+func (t *target) expected() float64 { return float64(t.Devices) + t.coming }
+
+// told returns the target as the node now tells of itself, when a part of those who were sent there still counts.
+func (t *target) told(n Node, left float64) target {
+	come := float64(max(n.Devices-t.Devices, 0))
+	return target{Node: n, sent: t.sent * left, coming: max(t.coming-come, 0) * left}
+}
 
 // claim says how much a node with that share is due the next device: it is the one with the highest. Of many devices that come between
 // two figures each node gets in proportion to what it lacked at the first, so that nodes which send devices without knowing of each
@@ -120,16 +128,16 @@ func (c *Cluster) Look(now time.Time, self Node, others []Node) {
 		run  uint64
 	}
 	left := math.Exp2(-float64(max(now.Sub(c.looked), 0)) / float64(sentHalf))
-	sent := make(map[run]float64, len(c.nodes))
+	before := make(map[run]target, len(c.nodes))
 	for _, t := range c.nodes[1:] {
-		sent[run{t.Name, t.Run}] = t.sent * left
+		before[run{t.Name, t.Run}] = t
 	}
 	changed := c.changed.IsZero() || len(others) != len(c.nodes)-1
 	nodes := make([]target, 1, 1+len(others))
-	nodes[0] = target{self, c.self().sent * left}
+	nodes[0] = c.self().told(self, left)
 	for _, n := range others {
-		before, known := sent[run{n.Name, n.Run}]
-		nodes = append(nodes, target{n, before})
+		b, known := before[run{n.Name, n.Run}]
+		nodes = append(nodes, b.told(n, left))
 		changed = changed || !known
 	}
 	c.nodes, c.looked = nodes, now
@@ -235,6 +243,7 @@ func send(shares []float64, nodes []target, may func(*Node) bool) string {
 		return ""
 	}
 	nodes[best].sent++
+	nodes[best].coming++
 	return nodes[best].Name
 }
 

@@ -48,6 +48,14 @@ func TestPlace(t *testing.T) {
 	if b, c := c.nodes[1].sent, c.nodes[2].sent; b != 73/2. || c != 128/2. {
 		t.Errorf("%.1f and %.1f of those sent two seconds ago count", b, c)
 	}
+	if e := c.nodes[1].expected(); e != 100+73/2. {
+		t.Errorf("%.1f devices are expected there", e)
+	}
+	told[0].Devices = 120 // twenty have arrived
+	look()
+	if b := &c.nodes[1]; b.sent != 73/2. || b.expected() != 100+73/2. {
+		t.Errorf("%.1f devices are expected, %.1f of those sent count", b.expected(), b.sent)
+	}
 	now = now.Add(10 * sentHalf)
 	told[0].Devices, told[1].Devices = 166, 165
 	look()

@@ -179,9 +179,9 @@ func TestSpreadByOldFigures(t *testing.T) {
 		highest float64 // at most, of the average or of 1,000
 		even    float64 // Jain's index after a minute, at least
 	}{
-		{"an empty cluster fills", []int64{0, 0, 0}, 1000, 1.1, 0.999},
+		{"an empty cluster fills", []int64{0, 0, 0}, 1000, 1.15, 0.999},
 		{"one of three is new", []int64{10_000, 10_000, 0}, 500, 1.1, 0.999},
-		{"one of ten is a little behind", []int64{3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 2700}, 2000, 1.1, 0.999},
+		{"one of ten is a little behind", []int64{3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 2700}, 2000, 1.15, 0.999},
 		{"one of ten is new", []int64{3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 3000, 0}, 1000, 1.3, 0.999},
 		{"all are even", []int64{3000, 3000, 3000, 3000, 3000}, 2000, 1.1, 0.999},
 	} {
