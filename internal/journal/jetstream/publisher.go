@@ -56,6 +56,8 @@ type published struct {
 	// again: it was sent more than once, so that a refusal of one copy says nothing of the others.
 	again bool
 
+	underWay bool // a leader has said that it is being stored
+
 	question bool // it is sent to learn whether it is stored, and not to have it stored
 }
 
@@ -229,7 +231,7 @@ func (p *publisher) answered(m *nats.Msg) {
 		return // not an answer to us
 	}
 	seq, err := parseAck(m)
-	if errors.Is(err, errNoLeader) && p.refused(id) || errors.Is(err, errUnderWay) {
+	if errors.Is(err, errNoLeader) && p.refused(id) || errors.Is(err, errUnderWay) && p.isUnderWay(id) {
 		return
 	}
 	p.settle(id, seq, err)

@@ -159,6 +159,20 @@ func (p *publisher) refused(id uint64) (waits bool) {
 	return e.again
 }
 
+// isUnderWay notes that a leader takes an entry for one that it is storing already. It says whether the entry goes on waiting: if
+// it is told so in another succession, before which it would have been stored, the leader has lost it, and will not take it either.
+func (p *publisher) isUnderWay(id uint64) (waits bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.waiting[id]
+	if e == nil {
+		return true
+	}
+	waits = !e.underWay
+	e.underWay = true
+	return waits
+}
+
 // disconnected notes that the connection is lost, and with it the answers to all that waits.
 func (p *publisher) disconnected() {
 	p.mu.Lock()

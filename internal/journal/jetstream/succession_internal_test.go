@@ -315,7 +315,7 @@ func TestSlowLeader(t *testing.T) {
 		if probes := s.copies - 1; probes < 2 || probes > 4 {
 			t.Errorf("%d probes in %v", probes, sendLimit)
 		}
-		// What comes a second time while the first is under way is not taken for refused.
+		// What comes a second time while the first is under way is not taken for refused; a leader that has lost it is not believed twice.
 		b := s.send(t, "b", storesSlowly)
 		s.elect(storesSlowly)
 		synctest.Wait()
@@ -323,6 +323,8 @@ func TestSlowLeader(t *testing.T) {
 		if o := <-b; o.err != nil || o.seq != 1 {
 			t.Errorf("told %+v", o)
 		}
+		c := s.send(t, "c", storesSlowly)
+		(<-c).want(t, s, "c", journal.ErrUnknown, 2*(suspectAfter+suspectEvery))
 	})
 }
 
