@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -202,6 +203,11 @@ func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
 		Logger: n.log, Metrics: metrics,
 	})
 	return err
+}
+
+// leaving reports whether the node of that name, as which its NATS server is known, is about to stop.
+func (n *Node) leaving(name string) bool {
+	return n.peers != nil && slices.ContainsFunc(n.peers.members.Live(), func(m cluster.Member) bool { return m.Name == name && m.Draining })
 }
 
 // giveWayTime is how long a stop waits at most for others to lead what this node's server led.

@@ -261,7 +261,7 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 				unknown = err
 				return at, err
 			},
-			Identify: n.identify,
+			Identify: n.identify, Leaving: n.leaving,
 		})
 		if unknown != nil && !errors.Is(unknown, breaker.ErrAbsent) {
 			// The journal may be older than the store, and only of a store that comes later is that found out later.

@@ -24,12 +24,7 @@ type feed struct {
 	quiet func() // ends the consuming
 }
 
-var (
-	errLeft = errors.New("the consumer has been left")
-
-	// errLeaving is why a consumer is of no use that was just made.
-	errLeaving = errors.New("the consumer is at a server that is being stopped")
-)
+var errLeft = errors.New("the consumer has been left")
 
 // consume begins to read from a consumer.
 func consume(consumer jetstream.Consumer, opts ...jetstream.PullConsumeOpt) (*feed, error) {

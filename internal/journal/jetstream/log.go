@@ -103,6 +103,10 @@ type Options struct {
 	// Mark is to be called as soon as it can. Nil means that nobody wants to know.
 	Identify func(ctx context.Context, streams string) (store string, err error)
 
+	// Leaving, if set, says of a server of several, by its name, whether it is about to stop. Readers do not begin to read from it
+	// then, if there is another.
+	Leaving func(server string) bool
+
 	// ReadAheadEntries and ReadAheadBytes bound what a reader fetches before
 	// Next asks for it. Default 256 and 4 MiB.
 	ReadAheadEntries, ReadAheadBytes int
@@ -118,7 +122,8 @@ type Log struct {
 
 	deployment string // of the streams, as far as is known
 	publish    *publisher
-	guard      *guard // nil if the server is no Host
+	barriers   chan barrier // those below which is to be purged; there is room for one of each shard
+	guard      *guard       // nil if the server is no Host
 
 	ctx     context.Context // ends with the log; readers and the guard follow it
 	end     context.CancelFunc
@@ -163,7 +168,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Replicas > 1 {
 		replicated = o.Shards
 	}
-	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger)}
+	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger), barriers: make(chan barrier, o.Shards)}
 	l.publish.purge = l.purgeProbes
 	l.ctx, l.end = context.WithCancel(context.Background())
 	if err := l.open(ctx); err != nil {
@@ -225,6 +230,7 @@ func (l *Log) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	l.running.Go(l.purgeBarriers)
 	if hosted {
 		l.guard = newGuard(host, l.opts.DiskReserve, l.opts.Logger)
 		l.running.Go(func() {
@@ -306,13 +312,35 @@ func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The last barrier is enough to keep, and nobody needs even that.
-	asking, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if err := purgeFillers(asking, l.streams[shard], int(shard), seq); err != nil {
-		l.opts.Logger.Debug("old barriers are not purged", "stream", streamName(int(shard)), "error", err)
+	// The last barrier is enough to keep, and nobody needs even that. Nobody waits for it either: a leader that steps down may
+	// never answer, and the shard waits for its owner.
+	select {
+	case l.barriers <- barrier{shard, seq}:
+	default: // the next one removes what this one would have
 	}
 	return seq, nil
+}
+
+// barrier is one that was made.
+type barrier struct {
+	shard uint16
+	seq   uint64
+}
+
+// purgeBarriers removes what lies below new barriers, until the log ends.
+func (l *Log) purgeBarriers() {
+	for {
+		select {
+		case b := <-l.barriers:
+			asking, cancel := context.WithTimeout(l.ctx, requestTimeout)
+			if err := purgeFillers(asking, l.streams[b.shard], int(b.shard), b.seq); err != nil {
+				l.opts.Logger.Debug("old barriers are not purged", "stream", streamName(int(b.shard)), "error", err)
+			}
+			cancel()
+		case <-l.ctx.Done():
+			return
+		}
+	}
 }
 
 // purgeFillers removes the shard's entries that belong to no partition and have a sequence below the given one.

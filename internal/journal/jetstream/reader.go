@@ -34,6 +34,10 @@ const (
 	// down may lose what it was asked.
 	openPatience = 250 * time.Millisecond
 
+	// mostTries is how often another consumer is asked for because a server is
+	// about to stop.
+	mostTries = 12
+
 	// stepDown is how long a server that is being stopped needs to give up what
 	// it leads, and leavingFor how long nothing is to be read from it, if it
 	// does not come to its end: it may be back later under the same name.
@@ -166,9 +170,16 @@ func (r *reader) open(ctx context.Context) error {
 	return nil
 }
 
-// consumer asks for a consumer until there is an answer, or ctx ends.
+// leaves reports whether a server is about to stop, as far as is known.
+func (r *reader) leaves(server string) bool {
+	return server != "" && (server == r.leaving && time.Since(r.leavingAt) < leavingFor || r.log.opts.Leaving != nil && r.log.opts.Leaving(server))
+}
+
+// consumer asks until there is a consumer at a server that stays, or ctx ends. Those that are at others the servers forget; after
+// mostTries any will do.
 func (r *reader) consumer(ctx context.Context) (jetstream.Consumer, error) {
-	for patience := openPatience; ; patience += patience / 2 {
+	patience := openPatience
+	for tries := 1; ; tries++ {
 		try, cancel := context.WithTimeout(ctx, patience)
 		consumer, err := r.log.streams[r.partition.Shard].CreateConsumer(try, jetstream.ConsumerConfig{
 			FilterSubject:     subject(r.partition),
@@ -183,11 +194,13 @@ func (r *reader) consumer(ctx context.Context) (jetstream.Consumer, error) {
 		cancel()
 		switch {
 		case err == nil:
-			if s := serverOf(consumer); s != "" && s == r.leaving && time.Since(r.leavingAt) < leavingFor {
-				return nil, errLeaving
+			// Where it is JetStream leaves to chance.
+			if tries >= mostTries || !r.leaves(serverOf(consumer)) {
+				return consumer, nil
 			}
-			return consumer, nil
-		case !unanswered || ctx.Err() != nil:
+		case unanswered && ctx.Err() == nil:
+			patience += patience / 2
+		default:
 			return nil, err
 		}
 	}
