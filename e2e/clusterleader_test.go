@@ -49,15 +49,15 @@ func startCore(t *testing.T) *core {
 	return c
 }
 
-// recipients returns a recipient of every shard.
-func (c *core) recipients(s *server) map[uint16]string {
+// recipients returns a recipient of every shard, whose names begin with those letters.
+func (c *core) recipients(s *server, letters string) map[uint16]string {
 	t := c.d.t
 	t.Helper()
 	// Who is of which shard is told by the last digits of a message's identifier.
 	to := make(map[uint16]string)
 	a := s.api()
 	for n := 0; len(to) < c.d.shards; n++ {
-		name := fmt.Sprint("pulse", n)
+		name := fmt.Sprint(letters, n)
 		var id string
 		s.await("a message to be accepted", func() bool {
 			r, err := a.send(t.Context(), outgoing{To: name, Content: "which shard", TTL: 1})
@@ -89,7 +89,7 @@ func TestLeadersAreKilled(t *testing.T) {
 	r := &crashRun{t: t, ledger: newLedger()}
 	r.serve(c.servers...)
 	load := r.load(8, 3, nil)
-	to := c.recipients(c.servers[0])
+	to := c.recipients(c.servers[0], "pulse")
 	for i := range c.servers {
 		r.accepts(100)
 		began := time.Now()

@@ -120,7 +120,7 @@ func TestOneNodeWithoutDatabase(t *testing.T) {
 
 		// Whatever it accepts has its status stored by the others.
 		sent := make(map[string]string)
-		for shard, to := range c.recipients(c.servers[witness]) {
+		for shard, to := range c.recipients(c.servers[witness], "pulse") {
 			m, err := s.api().send(t.Context(), outgoing{To: to + " is absent", Content: "without a database"})
 			if err != nil {
 				t.Fatalf("a message of shard %d is not accepted by a node without its database: %v", shard, err)
