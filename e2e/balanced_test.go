@@ -15,6 +15,12 @@ func TestDevicesGoPastTheBalancer(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, "--log-level", "warn")
 	b, admin := balancer(t, c.servers)
+	for _, s := range c.servers {
+		s.await("the start to be over", func() bool {
+			whole, _, _ := s.readiness("cluster")
+			return whole == "ok"
+		})
+	}
 	again := func(int, error) (time.Duration, bool) { return 200 * time.Millisecond, true }
 	const many = 30
 	var phones []<-chan delivery

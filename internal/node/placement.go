@@ -74,7 +74,7 @@ type places struct {
 
 func newPlaces(n *Node) *places {
 	return &places{
-		node: n, log: n.log, host: hostOf(n.cfg.DeviceURL), urls: make(map[string]string), probes: newProbes(),
+		node: n, log: n.log, host: hostOf(n.cfg.DeviceURL), urls: map[string]string{n.cfg.NodeName: n.cfg.DeviceURL}, probes: newProbes(),
 		cluster: placement.New(placement.Policy{Rate: float64(n.cfg.ShedRate) / 100, Quiet: shedQuiet, Patience: shedPatience}),
 	}
 }
@@ -117,8 +117,8 @@ func (p *places) elsewhere(host string, first bool) string {
 	switch {
 	case p.state != placeServing:
 		to = p.cluster.Elsewhere()
-	case first && !p.apart && !p.asked(host):
-		to = p.cluster.Spread()
+	case first && !p.asked(host):
+		to = p.anywhere()
 	case first:
 		to = p.cluster.Place(own)
 	}
@@ -126,6 +126,17 @@ func (p *places) elsewhere(host string, first bool) string {
 		return ""
 	}
 	return p.urls[to] + mobileHub
+}
+
+// anywhere returns the name of the node to which a device is to go that has asked for none in particular: this one while nothing is
+// known of the others. The lock must be held.
+func (p *places) anywhere() string {
+	if !p.apart {
+		if to := p.cluster.Spread(); to != "" {
+			return to
+		}
+	}
+	return p.node.cfg.NodeName
 }
 
 // asked reports whether the host of a request is this node's own.

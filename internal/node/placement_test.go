@@ -1,6 +1,11 @@
 package node
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/esh3artech/esh3ar/internal/placement"
+)
 
 // Who asks for a node by its own address is told from who asks for any.
 func TestPlacesAsked(t *testing.T) {
@@ -26,4 +31,23 @@ func TestPlacesAsked(t *testing.T) {
 			t.Errorf("at the device URL %s the host %s counts as its own: %t", c.deviceURL, c.host, got)
 		}
 	}
+}
+
+// Who asks for any node is sent to this one while it knows nothing of the others, and so never stays at the balancer.
+func TestPlacesAnywhere(t *testing.T) {
+	p := newPlaces(&Node{cfg: Config{NodeName: "a", DeviceURL: "http://10.0.0.1:8080"}})
+	want := func(name, when string) {
+		t.Helper()
+		if to := p.anywhere(); to != name {
+			t.Errorf("%s a device is sent to %q, want %q", when, to, name)
+		}
+	}
+	want("a", "before anything is known")
+	if p.urls["a"] != "http://10.0.0.1:8080" {
+		t.Errorf("its URL is %q", p.urls["a"])
+	}
+	p.cluster.Look(time.Unix(0, 0), placement.Node{Name: "a", Devices: 3}, []placement.Node{{Name: "b", Devices: 1}})
+	want("b", "when another has fewer")
+	p.apart = true
+	want("a", "cut off from the others")
 }
