@@ -73,6 +73,10 @@ func TestSilenceKills(t *testing.T) {
 		for beat := range uint64(4) {
 			w.second(beat+20, both, "self", "a")
 		}
+		heard := w.m.Heard()
+		if silent := heard["a"].Sub(heard["b"]); len(heard) != 3 || silent != 4*time.Second {
+			t.Errorf("of %d nodes b is silent for %v longer than a", len(heard), silent)
+		}
 		if !w.alive("b") {
 			t.Error("dead after four seconds")
 		}
