@@ -30,8 +30,9 @@ type book struct {
 	last    int64               // of the last receipt; receipts have distinct times
 	accept  stall
 	receive stall
-	shards  []stall  // the same as accept, by shard
-	felt    feelings // what of all that belongs to which fault
+	shards  []stall          // the same as accept, by shard
+	felt    feelings         // what of all that belongs to which fault
+	since   map[uint32]int64 // when a probe's device was connected last
 }
 
 // devicesEach is how many devices a recipient may have: message.devices has a bit for each.
@@ -77,7 +78,7 @@ func (s *stall) happened(b *book, now int64) {
 func newBook(ledger *loadgen.Ledger, shards int) *book {
 	return &book{
 		start: time.Now(), ledger: ledger, seqs: make(map[uint32]uint32), shards: make([]stall, shards),
-		byName: make(map[string]*message), byID: make(map[string]*message),
+		byName: make(map[string]*message), byID: make(map[string]*message), since: make(map[uint32]int64),
 	}
 }
 
@@ -182,7 +183,7 @@ func (b *book) received(recipient uint32, device int, id, content string) {
 		b.open--
 	}
 	if m.probe && m.devices == 0 && m.accepted > 0 {
-		b.felt.waited(m.accepted, now)
+		b.felt.waited(m.accepted, now, b.since[recipient])
 	}
 	if m.devices&(1<<device) != 0 {
 		b.repeats++

@@ -97,8 +97,14 @@ func (d *device) connection(ctx context.Context) {
 		default:
 		}
 	})
+	if d.steady {
+		d.book.connecting(d.recipient)
+	}
 	if c.Start(ctx) != nil {
 		return // there is no server, or the connection was cut already
+	}
+	if d.steady {
+		d.book.connected(d.recipient)
 	}
 	defer func() {
 		if !d.settling.Load() && !d.steady && d.dice.IntN(2) == 0 {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -17,8 +18,11 @@ type Felt struct {
 	At    time.Duration `json:"at"` // since the beginning of the load
 	// Accept is the longest time in which a shard accepted nothing although somebody tried.
 	Accept time.Duration `json:"accept"`
-	// Wait is the longest that a message waited, from its 202, for a recipient whose device never leaves by itself.
+	// Wait is the longest that a message waited, from its 202, for a recipient whose device was connected all the time.
 	Wait time.Duration `json:"wait"`
+	// Reconnect is the longest that one waited for a recipient whose device had to connect anew in between, which it does by
+	// itself at once.
+	Reconnect time.Duration `json:"reconnect"`
 	// Elections is how many leaders the streams of a cluster got.
 	Elections int `json:"elections"`
 }
@@ -64,10 +68,17 @@ func (f *feelings) stalled(from, to int64) {
 	}
 }
 
-func (f *feelings) waited(from, to int64) {
-	if c := f.cause(from, false); c != nil {
-		c.Wait = max(c.Wait, time.Duration(to-from))
+// waited notes the time from a 202 to the receipt, and since when the device has been connected.
+func (f *feelings) waited(from, to, connected int64) {
+	c := f.cause(from, false)
+	if c == nil {
+		return
 	}
+	wait := &c.Wait
+	if connected > from {
+		wait = &c.Reconnect
+	}
+	*wait = max(*wait, time.Duration(to-from))
 }
 
 func (f *feelings) elected(at int64) {
@@ -86,16 +97,18 @@ func FeltTable(all []Felt) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-24s %5s  %-22s %-22s %s\n", "", "", "a shard accepts", "a recipient waits", "")
-	fmt.Fprintf(&b, "%-24s %5s  %-22s %-22s %s\n", "fault", "times", "nothing for p50, most", "for p50, most", "elections p50, most")
+	row := func(cells ...any) { fmt.Fprintf(&b, "%-24s %5s  %-22s %-22s %-22s %s\n", cells...) }
+	row("", "", "a shard accepts", "a recipient waits", "one whose device", "")
+	row("fault", "times", "nothing for p50, most", "for p50, most", "reconnects p50, most", "elections p50, most")
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		of := kinds[name]
 		accept := func(f Felt) time.Duration { return f.Accept }
 		wait := func(f Felt) time.Duration { return f.Wait }
+		reconnect := func(f Felt) time.Duration { return f.Reconnect }
 		elections := func(f Felt) int { return f.Elections }
-		fmt.Fprintf(&b, "%-24s %5d  %7.2f s, %7.2f s   %7.2f s, %7.2f s   %3d, %d\n", name, len(of),
+		fmt.Fprintf(&b, "%-24s %5d  %7.2f s, %7.2f s   %7.2f s, %7.2f s   %7.2f s, %7.2f s   %3d, %d\n", name, len(of),
 			rank(of, accept, 2).Seconds(), rank(of, accept, 1).Seconds(), rank(of, wait, 2).Seconds(), rank(of, wait, 1).Seconds(),
-			rank(of, elections, 2), rank(of, elections, 1))
+			rank(of, reconnect, 2).Seconds(), rank(of, reconnect, 1).Seconds(), rank(of, elections, 2), rank(of, elections, 1))
 	}
 	return b.String()
 }
@@ -116,6 +129,17 @@ func (b *book) injected(name string) {
 	defer b.mu.Unlock()
 	now := b.now()
 	b.felt.injected(name, now, time.Duration(now-b.began))
+}
+
+// connecting notes that a probe's device connects anew, and connected that it has. What it receives before that has waited for it.
+func (b *book) connecting(recipient uint32) { b.note(recipient, math.MaxInt64) }
+
+func (b *book) connected(recipient uint32) { b.note(recipient, b.now()) }
+
+func (b *book) note(recipient uint32, since int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.since[recipient] = since
 }
 
 // elected notes that a stream of the journal has got a leader.
