@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/esh3artech/esh3ar"
 	"github.com/esh3artech/esh3ar/internal/fair"
 	"github.com/esh3artech/esh3ar/internal/journal"
@@ -54,25 +56,7 @@ func newIntake(s *shard, tier esh3ar.Tier, d *dedupe) *intake {
 // run reads from behind the position until ctx ends or the journal is closed.
 func (in *intake) run(ctx context.Context, position uint64) error {
 	retry := newRetry()
-	// Up to here an earlier owner may have stored messages beyond the position.
-	var seenBefore uint64
-	for {
-		var err error
-		if seenBefore, err = in.end(ctx); err == nil {
-			break
-		}
-		if errors.Is(err, journal.ErrFull) {
-			// There will be room when what is there was read: all of it may have been seen, until a barrier says where that ends.
-			seenBefore = math.MaxUint64
-			in.s.d.opts.Logger.Warn("the journal is full: the store is asked about all that is read of it until there is room",
-				"shard", in.s.id, "tier", in.tier.String())
-			break
-		}
-		if err := in.failed(ctx, "asking for the last entry", err, retry); err != nil {
-			return err
-		}
-	}
-	reader, err := in.open(ctx, position, retry)
+	seenBefore, reader, err := in.begin(ctx, position)
 	if err != nil {
 		return err
 	}
@@ -99,6 +83,47 @@ func (in *intake) run(ctx context.Context, position uint64) error {
 		}
 		if err := in.take(ctx, e, e.Seq <= seenBefore); err != nil {
 			return err
+		}
+	}
+}
+
+// begin finds out up to where an earlier owner may have stored messages beyond the position, and opens a reader of what is behind
+// that: at one time, because the recipients wait for both.
+func (in *intake) begin(ctx context.Context, position uint64) (seenBefore uint64, reader journal.Reader, err error) {
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		seenBefore, err = in.seenBefore(both)
+		return err
+	})
+	g.Go(func() (err error) {
+		reader, err = in.open(both, position, newRetry())
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		if reader != nil {
+			reader.Close()
+		}
+		return 0, nil, err
+	}
+	return seenBefore, reader, nil
+}
+
+// seenBefore returns a sequence that nothing is above which an earlier owner may have stored, however long it takes.
+func (in *intake) seenBefore(ctx context.Context) (uint64, error) {
+	retry := newRetry()
+	for {
+		seq, err := in.end(ctx)
+		if err == nil {
+			return seq, nil
+		}
+		if errors.Is(err, journal.ErrFull) {
+			// There will be room when what is there was read: all of it may have been seen, until a barrier says where that ends.
+			in.s.d.opts.Logger.Warn("the journal is full: the store is asked about all that is read of it until there is room",
+				"shard", in.s.id, "tier", in.tier.String())
+			return math.MaxUint64, nil
+		}
+		if err := in.failed(ctx, "asking for the last entry", err, retry); err != nil {
+			return 0, err
 		}
 	}
 }

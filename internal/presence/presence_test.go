@@ -430,6 +430,28 @@ func TestOwnerRestarts(t *testing.T) {
 	})
 }
 
+// An owner that has restarted and gets a shard back has its devices at once, though the hub takes their session to go on: it
+// does not wait for the next heartbeat.
+func TestRestartedOwnerIsToldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, "hub", "owner", "other")
+		defer c.stop()
+		c.give(0, "owner")
+		c.nodes["hub"].router.Attach(user(0, 0), new(device))
+		time.Sleep(2100 * time.Millisecond) // heartbeats come at whole seconds
+		c.give(0, "other")
+		synctest.Wait()
+		c.nodes["owner"].stop()
+		owner := c.start("owner")
+		synctest.Wait()
+		c.give(0, "owner")
+		time.Sleep(100 * time.Millisecond)
+		if n := owner.deliver(text(user(0, 0), "hello")); n != 1 {
+			t.Errorf("%d devices are tied", n)
+		}
+	})
+}
+
 // A node that takes its messages too slowly loses its session, not the owner its memory.
 func TestOutboxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -93,7 +93,11 @@ func (s *session) run(ctx context.Context) error {
 				break
 			}
 			h.number++
-			if overflow || !s.r.confirmed(ctx, s.hub, subjectDown, append(h.append(nil), chunk...)) {
+			taken := false
+			if !overflow {
+				taken, _ = s.r.confirmed(ctx, s.hub, subjectDown, append(h.append(nil), chunk...))
+			}
+			if !taken {
 				s.r.drop(s)
 				return nil
 			}

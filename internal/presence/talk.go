@@ -7,9 +7,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// confirmed sends a batch until the node has confirmed it. It reports false when the session has ended: the
-// node does not know it, or did not answer for as long as patience lasts.
-func (r *Router) confirmed(ctx context.Context, node, subject string, batch []byte) bool {
+// confirmed sends a batch until the node has confirmed it. Otherwise the session has ended: it is unknown to the node, or that did
+// not answer for as long as patience lasts.
+func (r *Router) confirmed(ctx context.Context, node, subject string, batch []byte) (taken, unknown bool) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Patience)
 	defer cancel()
 	// It is set anew before it is waited for. One that were due at once, and read by many goroutines of a synctest bubble at one
@@ -22,13 +22,14 @@ func (r *Router) confirmed(ctx context.Context, node, subject string, batch []by
 		answer, err := r.opts.Bus.Request(try, node, subject, batch)
 		end()
 		if err == nil {
-			return len(answer) == 1 && answer[0] == answerTaken
+			taken = len(answer) == 1 && answer[0] == answerTaken
+			return taken, !taken
 		}
 		r.metrics.repeated.Inc()
 		pause.Reset(wait)
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-pause.C:
 		}
 	}

@@ -142,16 +142,25 @@ func (u *uplink) pending() bool {
 }
 
 // speak sends batches while there is something to say, and one at least.
+//
+// To a node that knows of no such session, because it has been restarted, it says the whole list at once, for whose shards it may
+// be the owner already. After any other failure, and a second one, the next heartbeat tries again.
 func (u *uplink) speak(ctx context.Context, h *header) {
+	anew := false
 	for more := true; more && ctx.Err() == nil; {
 		var batch []byte
 		if batch, more = u.next(h); batch == nil {
 			return
 		}
-		if !u.r.confirmed(ctx, u.node, subjectUp, batch) {
-			u.end(h.session) // the next heartbeat tries again
+		taken, unknown := u.r.confirmed(ctx, u.node, subjectUp, batch)
+		if taken {
+			continue
+		}
+		u.end(h.session)
+		if !unknown || anew {
 			return
 		}
+		anew, more = true, true
 	}
 }
 
