@@ -28,11 +28,14 @@ func (c *core) leaders() []int {
 	}
 	all := make([]int, c.d.shards)
 	for shard := range all {
-		s, err := js.Stream(c.d.t.Context(), fmt.Sprint("ESH3AR_JOURNAL_", shard))
-		if err != nil {
-			c.d.t.Fatal(err)
-		}
-		info := s.CachedInfo().Cluster
+		var info *jetstream.ClusterInfo
+		c.servers[0].await("the stream to have a leader", func() bool { // while another is elected nobody answers
+			s, err := js.Stream(c.d.t.Context(), fmt.Sprint("ESH3AR_JOURNAL_", shard))
+			if err == nil {
+				info = s.CachedInfo().Cluster
+			}
+			return err == nil
+		})
 		all[shard] = slices.IndexFunc(c.servers, func(s *server) bool { return info != nil && slices.Contains(s.cmd.Args, info.Leader) })
 	}
 	return all

@@ -234,6 +234,15 @@ func (m *Members) Heard() map[string]time.Time {
 	return heard
 }
 
+// Leaving says whether the node of that name is known to be about to stop, or
+// to be gone.
+func (m *Members) Leaving(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodes[name]
+	return n != nil && (!n.alive || n.Draining)
+}
+
 // StoreAway says whether this node does not reach its message store, though
 // others do.
 func (m *Members) StoreAway() bool {

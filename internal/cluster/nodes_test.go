@@ -270,6 +270,10 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log("drained after", time.Since(began))
+	leaves := nodes[0].members.Leaving
+	if !leaves("node-3") || leaves("node-1") || leaves("stranger") {
+		t.Errorf("it is said to be leaving: %t, one that stays: %t, one that nobody knows: %t", leaves("node-3"), leaves("node-1"), leaves("stranger"))
+	}
 	eventually(t, patience, "the others have its share", func() bool { return balanced(nodes...) })
 	t.Log("balanced after", time.Since(began))
 	extra.leave()
@@ -281,6 +285,9 @@ func TestLeases(t *testing.T) {
 	}
 	took = eventually(t, time.Second, "goodbye is heard", func() bool { return len(nodes[0].live()) == 3 })
 	t.Log("goodbye heard after", took)
+	if !leaves("node-3") {
+		t.Error("a node that is gone is not said to be leaving")
+	}
 	audit.mu.Lock()
 	if worst := slices.Max(audit.gaps); worst > time.Second {
 		t.Errorf("a shard was without an owner for %v", worst)

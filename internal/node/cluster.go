@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,10 +204,8 @@ func (n *Node) newRouter(metrics prometheus.Registerer) (err error) {
 	return err
 }
 
-// leaving reports whether the node of that name, as which its NATS server is known, is about to stop.
-func (n *Node) leaving(name string) bool {
-	return n.peers != nil && slices.ContainsFunc(n.peers.members.Live(), func(m cluster.Member) bool { return m.Name == name && m.Draining })
-}
+// leaving reports whether the NATS server of that name is that of a node which is about to stop, or gone.
+func (n *Node) leaving(server string) bool { return n.peers != nil && n.peers.members.Leaving(server) }
 
 // giveWayTime is how long a stop waits at most for others to lead what this node's server led.
 const giveWayTime = time.Second

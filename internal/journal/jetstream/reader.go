@@ -32,7 +32,7 @@ const (
 	// openPatience is how long the first request for a consumer waits for its
 	// answer, the next for half as long again, and so on: a leader that steps
 	// down may lose what it was asked.
-	openPatience = 250 * time.Millisecond
+	openPatience = 150 * time.Millisecond
 
 	// mostTries is how often another consumer is asked for because a server is
 	// about to stop.
