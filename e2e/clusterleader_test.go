@@ -102,6 +102,7 @@ func TestLeadersAreKilled(t *testing.T) {
 		died := time.Now()
 		c.servers[i].kill()
 		r.arrives(15 * time.Second)
+		c.servers[(i+1)%3].await("every stream to accept what came when leaders had to be elected", func() bool { return p.accepts(died.Add(window)) })
 		ended := time.Now()
 		for shard, beats := range p.stop() {
 			role := "did not lead"

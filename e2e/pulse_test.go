@@ -80,6 +80,18 @@ func (p *pulse) beat(ctx context.Context, a *api, shard uint16, to string) {
 	p.shards[shard] = append(p.shards[shard], b)
 }
 
+// accepts reports whether of every shard a message was accepted that came after then.
+func (p *pulse) accepts(then time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, beats := range p.shards {
+		if !slices.ContainsFunc(beats, func(b heartbeat) bool { return b.err == nil && b.began.After(then) }) {
+			return false
+		}
+	}
+	return true
+}
+
 // stop ends the pulse, waits until the last of its messages has been answered, and returns what became of each shard's.
 func (p *pulse) stop() [][]heartbeat {
 	p.end()
