@@ -201,7 +201,7 @@ func TestPartition(t *testing.T) {
 	c.set("down", all...)
 	c.refuses(20*time.Second, c.nodes...)
 	c.set("up", all...)
-	c.whole(10 * time.Second)
+	c.whole(20 * time.Second)
 
 	a := load.finish(90*time.Second, c.nodes...)
 	t.Log(a)
