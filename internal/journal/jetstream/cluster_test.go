@@ -21,7 +21,10 @@ import (
 // clustered opens a log with three replicas on one of a cluster's servers.
 func clustered(t testing.TB, c *clustertest.Cluster, server int, o jetstream.Options) (*jetstream.Log, error) {
 	t.Helper()
-	o.Server, o.Logger, o.Replicas = c.Server(server), quiet(), 3
+	o.Server, o.Replicas = c.Server(server), 3
+	if o.Logger == nil {
+		o.Logger = quiet()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	return jetstream.Open(ctx, o)

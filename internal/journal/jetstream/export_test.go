@@ -1,13 +1,8 @@
 package jetstream
 
 import (
-	"time"
-
 	"github.com/esh3artech/esh3ar/internal/journal"
 )
-
-// Heartbeat is how often a consumer without news says that it is there.
-const Heartbeat time.Duration = heartbeat
 
 // BytesReceived returns how many bytes the log's connection has received.
 func (l *Log) BytesReceived() uint64 { return l.nc.Stats().InBytes }

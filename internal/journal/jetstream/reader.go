@@ -102,6 +102,7 @@ func (r *reader) Next(ctx context.Context) (journal.Entry, error) {
 			return journal.Entry{}, context.Cause(ctx)
 		}
 		r.drop()
+		r.log.opts.Logger.Debug("a journal reader begins anew", "stream", streamName(int(r.partition.Shard)), "server", f.server, "after", r.after, "error", err)
 		switch {
 		case errors.Is(err, jetstream.ErrServerShutdown):
 			r.leaving, r.leavingAt, r.pause = f.server, time.Now(), stepDown
