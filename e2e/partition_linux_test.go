@@ -175,13 +175,13 @@ func TestPartition(t *testing.T) {
 	load := r.load(5, 4, nil)
 	r.accepts(100)
 
-	// The limits are about twice what docs/cluster.md says that was measured.
+	// The limits are two to four times what docs/cluster.md says that was measured: the machine may be busy with other tests.
 	one := [][2]int{{0, 1}, {0, 2}}
 	t.Log("node 0 is cut off from the others")
 	c.set("down", one...)
-	c.refuses(10*time.Second, c.nodes[0])
+	c.refuses(20*time.Second, c.nodes[0])
 	r.serve(c.nodes[1:]...)
-	r.arrives(20 * time.Second)
+	r.arrives(40 * time.Second)
 	c.nodes[1].await("the majority to own all shards", func() bool {
 		return c.nodes[1].metric("esh3ar_shards_owned")+c.nodes[2].metric("esh3ar_shards_owned") == 4
 	})

@@ -30,25 +30,29 @@ func TestLineLosesLongPackets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var l pgtest.Line
-			s := breaker.New(open(t, postgres.Options{Dial: l.Dial}), breaker.Options{Logger: slog.New(slog.DiscardHandler), WriteTimeout: 500 * time.Millisecond})
+			s := breaker.New(open(t, postgres.Options{Dial: l.Dial}), breaker.Options{Logger: slog.New(slog.DiscardHandler)})
 			claim, err := s.Claim(t.Context(), 1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			changes := storetest.Deliverable(1, 200, true)
-			commit := func(number int64) error {
-				return s.Commit(t.Context(), &store.Batch{Shard: 1, Epoch: claim.Epoch, Number: number, Changes: changes, At: time.Now()})
+			commit := func(ctx context.Context, number int64) error {
+				return s.Commit(ctx, &store.Batch{Shard: 1, Epoch: claim.Epoch, Number: number, Changes: changes, At: time.Now()})
 			}
 			ids := make([]esh3ar.ID, len(changes))
 			for i := range changes {
 				ids[i] = changes[i].Message.ID
 			}
-			reach := func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			reach := func(limit time.Duration) error {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
 				defer cancel()
 				return s.Reach(ctx)
 			}
-			if err := commit(1); err != nil {
+			const (
+				inVain = time.Second      // for what gets no answer
+				ample  = 30 * time.Second // for what does, on a busy machine, too
+			)
+			if err := commit(t.Context(), 1); err != nil {
 				t.Fatal(err)
 			}
 			// A connection is lost with each long question, and none can be made.
@@ -56,7 +60,7 @@ func TestLineLosesLongPackets(t *testing.T) {
 				var together sync.WaitGroup
 				for range 8 {
 					together.Go(func() {
-						if err := reach(); err != nil {
+						if err := reach(ample); err != nil {
 							t.Error(err)
 						}
 					})
@@ -82,29 +86,29 @@ func TestLineLosesLongPackets(t *testing.T) {
 						}
 					}
 				})
-				err := reach()
+				err := reach(inVain)
 				close(end)
 				asking.Wait()
 				if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrBusy) {
 					t.Errorf("reached over a line that loses %s: %v", name, err)
 				}
 			}
+			ctx, cancel := context.WithTimeout(t.Context(), inVain/2)
+			defer cancel()
 			if name == "what is sent" {
-				err = commit(2)
+				err = commit(ctx, 2)
 				if _, vain := s.Commits(); vain.IsZero() {
 					t.Error("a commit got an answer")
 				}
 			} else {
-				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 				_, err = s.Rows(ctx, 1, ids)
-				cancel()
 			}
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("something long got %v", err)
 			}
 
 			l.Narrow(0, 0)
-			if err := errors.Join(reach(), commit(2)); err != nil {
+			if err := errors.Join(reach(ample), commit(t.Context(), 2)); err != nil {
 				t.Errorf("over a whole line: %v", err)
 			}
 			if rows, err := s.Rows(t.Context(), 1, ids); err != nil || len(rows) != len(ids) {
@@ -117,32 +121,27 @@ func TestLineLosesLongPackets(t *testing.T) {
 // TestPingWaitsForAConnection: a store with all its connections in use is not said not to answer.
 func TestPingWaitsForAConnection(t *testing.T) {
 	t.Parallel()
-	s := open(t, postgres.Options{Conns: 1})
-	claim, err := s.Claim(t.Context(), 1)
-	if err != nil {
+	url := server.Database(t)
+	c, conn := newCommitter(t, openURL(t, url, postgres.Options{Conns: 1})), connect(t, url)
+	ping := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return c.s.Ping(ctx)
+	}
+	if err := ping(time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Ping(t.Context()); err != nil {
-		t.Fatal(err)
+	// Its one connection has been made, and is in use from when the commit waits until the row is free.
+	exec(t, conn, `BEGIN; SELECT FROM shard WHERE shard = 1 FOR UPDATE`)
+	done := held(t, conn, c)
+	if err := ping(time.Second); !errors.Is(err, store.ErrBusy) {
+		t.Errorf("without a free connection a ping got %v", err)
 	}
-	b := &store.Batch{Shard: 1, Epoch: claim.Epoch, Changes: storetest.Deliverable(1, 2000, true), At: time.Now()}
-	done := make(chan error, 1)
-	go func() { done <- s.Commit(t.Context(), b) }()
-	for busy := false; !busy; {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		err := s.Ping(ctx)
-		cancel()
-		busy = errors.Is(err, store.ErrBusy)
-		select {
-		case err := <-done:
-			if !busy {
-				t.Fatalf("the commit was over before a ping met it: %v, ping %v", err, err)
-			}
-			return
-		default:
-		}
-	}
+	exec(t, conn, `ROLLBACK`)
 	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := ping(time.Minute); err != nil {
 		t.Error(err)
 	}
 }

@@ -130,6 +130,14 @@ const waiting = `wait_event_type = 'Lock' AND datname = current_database()`
 // during commits, and executes a query once the commit waits for a lock.
 func during(t *testing.T, conn *pgx.Conn, c *committer, query string) error {
 	t.Helper()
+	done := held(t, conn, c)
+	exec(t, conn, query)
+	return <-done
+}
+
+// held begins a commit, returns once it waits for a lock, and says then how it ends.
+func held(t *testing.T, conn *pgx.Conn, c *committer) <-chan error {
+	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- c.commit(time.Minute) }()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -146,8 +154,7 @@ func during(t *testing.T, conn *pgx.Conn, c *committer, query string) error {
 			t.Fatalf("the commit did not wait: %v", err)
 		}
 	}
-	exec(t, conn, query)
-	return <-done
+	return done
 }
 
 // TestReadOnlyLater has a server turn read-only under its connections, as a primary that was demoted does.
