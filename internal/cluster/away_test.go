@@ -22,8 +22,9 @@ type storing struct {
 	store *breaker.Store
 }
 
-// startStoring starts a node over the database of a URL, which commits to a shard of its own there.
-func startStoring(t *testing.T, nats cluster.Connector, name, url string, shard uint16) *storing {
+// startStoring starts a node over the database of a URL, which commits to shards of its own there: to a busy one many messages at
+// once, to quiet ones a single message.
+func startStoring(t *testing.T, nats cluster.Connector, name, url string, busy uint16, quiet ...uint16) *storing {
 	t.Helper()
 	n := new(storing)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", name)
@@ -41,13 +42,16 @@ func startStoring(t *testing.T, nats cluster.Connector, name, url string, shard 
 		o.Replicas, o.Store, o.Commits = 1, n.store.Reach, n.store.Commits
 	})
 	ctx, end := context.WithCancel(context.Background())
-	n.running.Go(func() { n.commit(ctx, shard) })
+	n.running.Go(func() { n.commit(ctx, busy, 200) })
+	for _, shard := range quiet {
+		n.running.Go(func() { n.commit(ctx, shard, 1) })
+	}
 	t.Cleanup(end) // before the node, which waits for it
 	return n
 }
 
-// commit stores messages again and again, as the owner of a shard does.
-func (n *storing) commit(ctx context.Context, shard uint16) {
+// commit stores so many messages again and again, as the owner of a shard does.
+func (n *storing) commit(ctx context.Context, shard uint16, messages int) {
 	claim, err := n.store.Claim(ctx, shard)
 	if err != nil {
 		n.t.Error(err)
@@ -64,7 +68,7 @@ func (n *storing) commit(ctx context.Context, shard uint16) {
 			continue
 		}
 		// Others follow on one that is not answered.
-		_ = n.store.Commit(ctx, &store.Batch{Shard: shard, Epoch: claim.Epoch, Changes: storetest.Deliverable(shard, 200, false), At: time.Now()})
+		_ = n.store.Commit(ctx, &store.Batch{Shard: shard, Epoch: claim.Epoch, Changes: storetest.Deliverable(shard, messages, false), At: time.Now()})
 	}
 }
 
@@ -83,7 +87,7 @@ func TestLinesToTheStore(t *testing.T) {
 	})
 	url, nats := server.Database(t), mustStart(t, t.TempDir())
 	whole := startStoring(t, nats, "whole", url, 1)
-	narrow := startStoring(t, nats, "narrow", url, 2)
+	narrow := startStoring(t, nats, "narrow", url, 2, 4) // its short commits are answered all the time
 	slow := startStoring(t, nats, "slow", url, 3)
 	all := []*testNode{whole.testNode, narrow.testNode, slow.testNode}
 	eventually(t, patience, "all own shards", func() bool { return balanced(all...) })
@@ -102,10 +106,14 @@ func TestLinesToTheStore(t *testing.T) {
 	}
 
 	narrow.line.Narrow(1400, 0)
+	narrowed := time.Now()
 	slow.line.Narrow(20_000, 0) // a question passes
 	took := eventually(t, patience, "the narrow line's shards are others'", func() bool {
 		return narrow.members.StoreAway() && narrow.owned() == 0 && whole.owned()+slow.owned() == testShards
 	})
+	if taken, _ := narrow.store.Commits(); !taken.After(narrowed) {
+		t.Error("no short commit was taken over the narrow line")
+	}
 	if slow.members.StoreAway() {
 		t.Error("a node is away whose commits have just begun to be in vain")
 	}

@@ -134,13 +134,13 @@ func (b *Store) Ping(ctx context.Context) error {
 	return b.Store.Ping(ctx)
 }
 
-// Reach is Ping for whoever wants to know whether the store is there at all: the answer to a commit will do, too, and where no
-// connection is free for the question in time, that to any call. Short questions alone may be answered over a line that loses
-// what is longer.
+// Reach is Ping for whoever wants to know whether the store is there at all: a long commit that is taken will do, too, and where
+// no connection is free for the question in time, that to any call. Short ones alone may be answered over a line that loses what
+// is longer.
 func (b *Store) Reach(ctx context.Context) error {
-	answers, commits := b.answers.Load(), b.commits.answered()
+	answers, long := b.answers.Load(), b.commits.takenLong()
 	err := b.Ping(ctx)
-	if err != nil && (b.commits.answered() != commits || errors.Is(err, store.ErrBusy) && b.answers.Load() != answers) {
+	if err != nil && (b.commits.takenLong() != long || errors.Is(err, store.ErrBusy) && b.answers.Load() != answers) {
 		return nil
 	}
 	return err
@@ -228,7 +228,7 @@ func (b *Store) Commit(ctx context.Context, batch *store.Batch) error {
 	began := time.Now()
 	b.commits.begin(began)
 	err := do(ctx, b, b.write, func(ctx context.Context) error { return b.Store.Commit(ctx, batch) })
-	b.commits.end(began, time.Now(), healthy(err))
+	b.commits.end(began, time.Now(), healthy(err), err == nil && isLong(batch))
 	return err
 }
 

@@ -1,9 +1,11 @@
 package breaker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,7 +146,15 @@ func TestReach(t *testing.T) {
 		p := &busy{pinged: make(chan struct{})}
 		s := breaker.New(p, breaker.Options{Logger: slog.New(slog.DiscardHandler)})
 		message := func(ctx context.Context) { _, _ = s.Message(ctx, "bank", esh3ar.ID{}) } // its error is the test's
-		commit := func(ctx context.Context) { _ = s.Commit(ctx, new(store.Batch)) }
+		commit := func(size int, from store.Place) func(context.Context) {
+			parts := size / 4 // each in another place of one of two messages
+			batch := &store.Batch{Changes: []store.Change{
+				{From: from, Message: &esh3ar.Message{Content: strings.Repeat("c", parts), Metadata: map[string]string{strings.Repeat("k", parts): ""}}},
+				{From: from, Message: &esh3ar.Message{Data: bytes.Repeat([]byte("d"), parts), Metadata: map[string]string{"": strings.Repeat("v", size-3*parts)}}},
+			}}
+			return func(ctx context.Context) { _ = s.Commit(ctx, batch) }
+		}
+		const long = 16 << 10
 		refused := errors.New("connection refused")
 		for _, test := range []struct {
 			name string
@@ -157,9 +167,11 @@ func TestReach(t *testing.T) {
 			{"no connection free, a call answered with a no", store.ErrBusy, message, store.ErrNotFound, true},
 			{"no connection free, a call not answered", store.ErrBusy, message, refused, false},
 			{"no answer, a call answered", nil, message, nil, false},
-			{"no answer, a commit answered", nil, commit, nil, true},
-			{"no answer, a commit answered with a no", nil, commit, store.ErrNotOwner, true},
-			{"no answer, a commit not answered", nil, commit, refused, false},
+			{"no answer, a short commit answered", nil, commit(long-1, store.Nowhere), nil, false},
+			{"no answer, a long commit answered", nil, commit(long, store.Nowhere), nil, true},
+			{"no answer, a commit answered of what lies there already", nil, commit(long, store.InQueue), nil, false},
+			{"no answer, a long commit answered with a no, which comes before it is sent", nil, commit(long, store.Nowhere), store.ErrNotOwner, false},
+			{"no answer, a long commit not answered", nil, commit(long, store.Nowhere), refused, false},
 		} {
 			p.ping, p.err = test.ping, test.err
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
