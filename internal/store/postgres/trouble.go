@@ -50,6 +50,8 @@ func serverTrouble(code string) string {
 		return "the database is starting or stopping"
 	case code == readOnlyTransaction:
 		return "the database takes no writes"
+	case code == "55P03":
+		return "something holds a table that an upgrade of the database must change, as a pg_dump does"
 	}
 	return "the database answers with the error " + code
 }

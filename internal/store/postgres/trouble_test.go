@@ -39,6 +39,7 @@ func TestTrouble(t *testing.T) {
 		"connections":    {server("53300"), "no connection to spare"},
 		"shutdown":       {server("57P01"), "starting or stopping"},
 		"standby":        {server("25006"), "takes no writes"},
+		"upgrade":        {server("55P03"), "upgrade"},
 		"other":          {server("XX000"), "XX000"},
 		"broken":         {errors.New("unexpected EOF"), "cannot be reached"},
 	} {
