@@ -57,7 +57,9 @@ func (c *committer) refuse(ctx context.Context, b *store.Batch, cause error) err
 			*change = *last
 			log.Error("the store refuses a message for good; it is undelivered, and raw among the dead letters",
 				"id", original.ID.String(), "client", original.Client, "status", last.State.Status.String(), "err", cause)
-			c.s.post(original.To, event{kind: evRefused, ids: []esh3ar.ID{original.ID}})
+			if !c.s.post(original.To, event{kind: evRefused, ids: []esh3ar.ID{original.ID}}) {
+				c.forget(original.ID) // the shard has retired, and its recipients hand out nothing more
+			}
 			return nil
 		}
 		if !errors.Is(err, store.ErrPermanent) {

@@ -1,10 +1,13 @@
 package dispatch_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,6 +180,118 @@ func TestRefusedMessageIsDelivered(t *testing.T) {
 				t.Errorf("got %q", d.Message.Content)
 			}
 		})
+	}
+}
+
+// held is a store whose commits wait while somebody holds them. It tells of those of poison.
+type held struct {
+	dispatch.Store
+	hold   sync.RWMutex
+	poison chan struct{} // of capacity 1
+}
+
+func (s *held) Commit(ctx context.Context, b *store.Batch) error {
+	if slices.ContainsFunc(b.Changes, func(c store.Change) bool { return c.Message.Content == "poison" }) {
+		select {
+		case s.poison <- struct{}{}:
+		default:
+		}
+	}
+	s.hold.RLock()
+	defer s.hold.RUnlock()
+	return s.Store.Commit(ctx, b)
+}
+
+// Nothing is done to a message that the store refused before its recipient knows of that.
+func TestRefusedBeforeItsRecipientKnows(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	s := &held{Store: w.store, poison: make(chan struct{}, 1)}
+	w.start(func(o *dispatch.Options) { o.Store = s })
+	w.refuse("poison", `instr(NEW.payload, CAST('poison' AS BLOB))`)
+	p := w.ready("rana", false)
+	g := make(gate)
+	letGo := sync.OnceFunc(func() { close(g) })
+	t.Cleanup(letGo) // before the dispatcher, which waits for it
+	w.Attach("rana", g)
+
+	s.hold.Lock()
+	m, next := w.message("bank", "rana", "poison"), w.message("bank", "rana", "next")
+	w.accept(m)
+	g <- struct{}{}
+	g <- struct{}{}
+	w.next(p)
+	<-s.poison
+	w.accept(next)
+	g <- struct{}{} // the recipient is held up from here on
+	s.hold.Unlock()
+	w.await(m, esh3ar.StatusUndelivered)
+
+	discard := func(ctx context.Context) chan error {
+		discarded := make(chan error, 1)
+		go func() {
+			_, err := w.Discard(ctx, "bank", m.ID, "seen")
+			discarded <- err
+		}()
+		return discarded
+	}
+	ended := func(discarded chan error) error {
+		select {
+		case err := <-discarded:
+			return err
+		case <-time.After(20 * time.Second):
+			t.Fatal("the request does not end")
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	err := ended(discard(ctx))
+	if e, ok := errors.AsType[*esh3ar.Error](err); !ok || e.Code != "store_unavailable" {
+		t.Errorf("while its recipient does not know: %v", err)
+	}
+	discarded := discard(t.Context())
+	letGo()
+	if err := ended(discarded); err != nil {
+		t.Error(err)
+	}
+	if row := w.await(m, esh3ar.StatusUndelivered); row.State.Last().Reason != "discarded: seen" {
+		t.Errorf("the last of it is %+v", row.State.Last())
+	}
+}
+
+// Of a message that the store refuses when its shard has no recipients any more nobody waits for one to know.
+func TestRefusedAfterItsRecipientIsGone(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	s := &held{Store: w.store, poison: make(chan struct{}, 1)}
+	w.start(func(o *dispatch.Options) { o.Store = s })
+	w.refuse("poison", `instr(NEW.payload, CAST('poison' AS BLOB))`)
+	p := w.ready("rana", true)
+	s.hold.Lock()
+	m := w.message("bank", "rana", "poison")
+	w.accept(m)
+	w.next(p)
+	discarded := make(chan error, 1)
+	go func() {
+		_, err := w.Discard(t.Context(), "bank", m.ID, "seen")
+		discarded <- err
+	}()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		w.stop()
+	}()
+	w.until("the shard takes nothing more", func() bool { return w.connect("rana", true).att == nil })
+	s.hold.Unlock()
+	<-stopped
+	select {
+	case err := <-discarded:
+		if err == nil {
+			t.Error("it was delivered, and discarded")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the request does not end with its shard")
 	}
 }
 
