@@ -267,11 +267,11 @@ func TestRefusedAfterItsRecipientIsGone(t *testing.T) {
 	s := &held{Store: w.store, poison: make(chan struct{}, 1)}
 	w.start(func(o *dispatch.Options) { o.Store = s })
 	w.refuse("poison", `instr(NEW.payload, CAST('poison' AS BLOB))`)
-	p := w.ready("rana", true)
+	w.ready("rana", true)
 	s.hold.Lock()
 	m := w.message("bank", "rana", "poison")
 	w.accept(m)
-	w.next(p)
+	<-s.poison
 	discarded := make(chan error, 1)
 	go func() {
 		_, err := w.Discard(t.Context(), "bank", m.ID, "seen")
