@@ -47,7 +47,7 @@ func (s *Server) GiveWay(ctx context.Context) (moved int, err error) {
 	return moved, nil
 }
 
-// giveWay has the server that is furthest of all others lead the group, if there is one that is up to date.
+// giveWay has another server lead the group, if one is up to date: the one that was heard from last.
 func giveWay(srv *server.Server, group string) bool {
 	node := lookupRaftNode(srv, group)
 	if node == nil {

@@ -198,7 +198,9 @@ func awaitStart(srv *server.Server, fatal *atomic.Pointer[error]) error {
 
 // Ready waits until the server can serve its streams: at once if it is alone,
 // else when the servers have a leader and this one knows what the leader knows.
-// It returns ctx's error if that does not come to pass before ctx ends.
+// It returns ctx's error if that does not come to pass before ctx ends, and
+// WriteError's as soon as there is one: the server has given up, and only
+// Restart would have it try again.
 func (s *Server) Ready(ctx context.Context) error {
 	tick := time.NewTicker(readyInterval)
 	defer tick.Stop()
@@ -206,6 +208,9 @@ func (s *Server) Ready(ctx context.Context) error {
 		state := s.metaState()
 		if state == nil {
 			return nil
+		}
+		if err := s.WriteError(); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,7 +21,12 @@ const spreadInterval = 10 * time.Second
 func (m *Members) keepLeadersSpread(ctx context.Context, nc *nats.Conn) {
 	for ctx.Err() == nil {
 		pause(ctx, spreadInterval)
-		if live := m.Live(); !m.Fresh() || len(live) == 0 || live[0].Name != m.opts.Name {
+		live := m.Live()
+		if !m.Fresh() || len(live) == 0 || live[0].Name != m.opts.Name {
+			continue
+		}
+		// A server that is about to stop has given away what it led, and would look like the one to take more.
+		if m.draining() || slices.ContainsFunc(live, func(n Member) bool { return n.Draining }) {
 			continue
 		}
 		for _, group := range [][]string{m.Streams(), m.opts.Streams} {

@@ -222,7 +222,9 @@ func (n *Node) giveWay(ctx context.Context) {
 		n.log.Warn("not everything that this node's NATS server led has another leader yet; it will be elected", "moved", moved)
 		return
 	}
-	n.log.Info("other nodes lead what this one's NATS server led", "moved", moved)
+	if moved > 0 {
+		n.log.Info("other nodes lead what this one's NATS server led", "moved", moved)
+	}
 }
 
 // run takes part in the cluster until ctx ends. Base ends later: until then the others see this node.

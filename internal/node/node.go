@@ -278,6 +278,12 @@ func (n *Node) openJournal(ctx context.Context) (err error) {
 			errors.Is(err, cluster.ErrRefused) || errors.Is(err, breaker.ErrAbsent) {
 			return n.cfg.explain(fmt.Errorf("journal: %w", err))
 		}
+		// Nothing of this process has the server try again before the journal is open.
+		if n.nats != nil {
+			if failed := n.nats.WriteError(); failed != nil {
+				return fmt.Errorf("journal: %w", failed)
+			}
+		}
 		// The servers may not be up yet; and the nodes make the streams together, and may be electing who leads them.
 		if why := err.Error(); why != told {
 			told = why

@@ -110,6 +110,7 @@ func (n *Node) Run(ctx context.Context) error {
 	leave()
 	stopAppend()
 	stop.await("leaving", running.allEnded(), stop.left(limits.leave), running.left)
+	failure := running.failure() // and not what ends because the node is closed under it
 	err := n.closeWithin(stop.left(limits.close))
 	stop.ended("closing")
 	if errors.Is(err, errNotClosed) {
@@ -117,7 +118,7 @@ func (n *Node) Run(ctx context.Context) error {
 		err = nil
 	}
 	stop.done()
-	return errors.Join(running.failure(), err)
+	return errors.Join(failure, err)
 }
 
 var errNotClosed = errors.New("not everything was closed in time")
