@@ -26,7 +26,8 @@ const usualBody = 4 << 10
 type attempts struct {
 	balancer *Balancer
 	safety   safety
-	work     int
+	work     int  // once the body has gone to the node
+	whole    bool // the body was there before the first attempt
 	stream   bool
 	affinity uint64
 
@@ -34,11 +35,18 @@ type attempts struct {
 	count   int
 	unknown bool // an attempt that failed may have been carried out
 	last    failure
+
+	// Of the attempt that is under way, guarded by the Balancer's mu: whether the rest of the body is still on its way to the node, when
+	// it had gone, and whether the node has answered.
+	arriving bool
+	arrival  time.Time
+	answered bool
 }
 
-// begin starts a request's way. Length is that of its body in bytes, negative if it is not known.
-func (a *attempts) begin(b *Balancer, s safety, length int64) {
-	*a = attempts{balancer: b, safety: s, work: workOf(length), tried: a.tried[:0]}
+// begin starts a request's way. Length is that of its body in bytes, negative if it is not known. Whole says
+// that all of it is here; else arrived is due when it has gone to a node.
+func (a *attempts) begin(b *Balancer, s safety, length int64, whole bool) {
+	*a = attempts{balancer: b, safety: s, work: workOf(length), whole: whole, tried: a.tried[:0]}
 }
 
 // workOf returns how much there is to do for a body of that length, in what there is for a single message.
@@ -53,7 +61,10 @@ func (a *attempts) next() *backend {
 	if a.count == 0 {
 		b.budget.Earn()
 	}
-	id, ok := b.picker.Pick(now, picker.Request{Chance: rand.Uint64(), Work: a.work, Stream: a.stream, Affinity: a.affinity, Tried: a.tried})
+	a.arriving, a.arrival, a.answered = !a.whole && !a.stream, time.Time{}, false
+	id, ok := b.picker.Pick(now, picker.Request{
+		Chance: rand.Uint64(), Work: a.work, Arriving: a.arriving, Stream: a.stream, Affinity: a.affinity, Tried: a.tried,
+	})
 	if !ok {
 		return nil
 	}
@@ -61,12 +72,56 @@ func (a *attempts) next() *backend {
 	return b.backends[id]
 }
 
-// done says how the attempt at a node ended.
-func (a *attempts) done(n *backend, result picker.Result, latency time.Duration) {
+// arrived says that the body has gone to the node as a whole at an attempt, of which the first is 1. It may be called at any time, by
+// anyone.
+func (a *attempts) arrived(n *backend, attempt int) {
+	if a.whole {
+		return
+	}
 	now := time.Now()
 	b := a.balancer
 	b.mu.Lock()
-	b.picker.Done(now, n.id, picker.Outcome{Result: result, Latency: latency, Work: a.work, Stream: a.stream})
+	defer b.mu.Unlock()
+	if a.arriving && !a.answered && a.count == attempt {
+		a.arriving, a.arrival = false, now
+		b.picker.Arrived(now, n.id, a.work)
+	}
+}
+
+// answer says that the node has answered an attempt that began at start. It returns the node's latency, which does not count the
+// client's.
+func (a *attempts) answer(start time.Time) time.Duration {
+	now := time.Now()
+	if !a.whole {
+		a.balancer.mu.Lock()
+		defer a.balancer.mu.Unlock()
+		a.answered = true
+		if !a.arrival.IsZero() {
+			start = a.arrival
+		}
+	}
+	return max(now.Sub(start), 0)
+}
+
+// done says how the attempt at a node ended, at which there was no answer, or none that counts.
+func (a *attempts) done(n *backend, result picker.Result, latency time.Duration) {
+	a.end(n, result, latency, false)
+}
+
+// doneWith is done for an answer of that status. One that denies a request whose body was passed on as it came may have been given
+// before the end of the body, and says nothing about what such a long one takes.
+func (a *attempts) doneWith(n *backend, status int, result picker.Result, latency time.Duration) {
+	a.end(n, result, latency, !a.whole && status >= 400 && status < 500)
+}
+
+func (a *attempts) end(n *backend, result picker.Result, latency time.Duration, untimed bool) {
+	now := time.Now()
+	b := a.balancer
+	b.mu.Lock()
+	b.picker.Done(now, n.id, picker.Outcome{
+		Result: result, Latency: latency, Untimed: untimed, Arriving: a.arriving, Work: a.work, Stream: a.stream,
+	})
+	a.arriving = false
 	b.mu.Unlock()
 	n.metrics.count(result, latency, a.stream)
 }

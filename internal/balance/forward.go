@@ -41,7 +41,7 @@ func (c *clientConn) forward(r request) bool {
 		rest = r.length - have
 	}
 	way := &c.way
-	way.begin(b, r.safety, r.length)
+	way.begin(b, r.safety, r.length, rest == 0)
 	for {
 		n := way.next()
 		if n == nil {
@@ -101,6 +101,9 @@ func (e *exchange) run(way *attempts) (again, keep bool) {
 			e.refuse(slowBody())
 		}
 		return false, false
+	}
+	if f.err == nil {
+		way.arrived(e.node, way.count)
 	}
 	var res response
 	if f.err == nil || f.sent {
@@ -260,7 +263,7 @@ func (e *exchange) settle(way *attempts, res response, early bool) (again, keep 
 	}
 	if res.framing != sized || int64(res.size)+res.length > wholeAnswer {
 		e.u.r += res.size
-		way.done(e.node, resultOf(res.status), latency)
+		way.doneWith(e.node, res.status, resultOf(res.status), latency)
 		keep = e.stream(res, now) && !last
 		if !keep && unread {
 			e.linger()
@@ -285,7 +288,7 @@ func (e *exchange) settle(way *attempts, res response, early bool) (again, keep 
 	} else {
 		e.release(now)
 	}
-	way.done(e.node, result, latency)
+	way.doneWith(e.node, res.status, result, latency)
 	if elsewhere && way.refused(e.node, e.replayable) {
 		e.refusal = append(e.refusal[:0], e.answer...)
 		return true, false

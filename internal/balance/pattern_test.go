@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -226,7 +227,7 @@ func TestRequestsFollowThePattern(t *testing.T) {
 	even("after the bursts")
 }
 
-// A long body is noted as the work that it is as long as it is under way, whoever passes it on.
+// A long body is noted as the work that it is from when it has gone to the node until the answer, whoever passes it on.
 func TestWorkOfABody(t *testing.T) {
 	arrived, answer := make(chan struct{}), make(chan struct{})
 	node := server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -242,9 +243,10 @@ func TestWorkOfABody(t *testing.T) {
 			ended := make(chan answered, 1)
 			go func() { ended <- ask(t, c, http.MethodPost, b.url+path, strings.Repeat("x", length)) }()
 			<-arrived
-			if v := b.views()[0]; v.Work != want || v.InFlight != 1 {
-				t.Errorf("%s: %d bytes are work for %d in %d requests, want %d", path, length, v.Work, v.InFlight, want)
-			}
+			eventually(t, fmt.Sprintf("%s: %d bytes are work for %d in one request", path, length, want), func() bool {
+				v := b.views()[0]
+				return v.Work == want && v.InFlight == 1
+			})
 			answer <- struct{}{}
 			if a := <-ended; a.status != http.StatusAccepted {
 				t.Errorf("answered %d %s", a.status, a.body)

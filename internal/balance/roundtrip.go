@@ -37,7 +37,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fault(err)
 	}
 	var way attempts
-	way.begin(t.balancer, safetyOf(req), req.ContentLength)
+	way.begin(t.balancer, safetyOf(req), req.ContentLength, replayable)
 	way.stream = req.Context().Value(streamKey) != nil
 	way.affinity = affinityOf(req)
 	var refusal *http.Response
@@ -47,9 +47,13 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 			break
 		}
 		out, sent, cancel := onNode(req, n, body)
+		if body == nil && out.Body != nil {
+			attempt := way.count
+			out.Body = &endingBody{out.Body, out.ContentLength, func() { way.arrived(n, attempt) }}
+		}
 		start := time.Now()
 		resp, err := t.next.RoundTrip(out)
-		latency := time.Since(start)
+		latency := way.answer(start)
 		var content []byte
 		whole := false
 		if err == nil && resp.StatusCode >= http.StatusOK {
@@ -82,7 +86,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 			})
 			return resp, nil
 		}
-		way.done(n, result, latency)
+		way.doneWith(n, status, result, latency)
 		if elsewhere && way.refused(n, replayable) {
 			refusal = resp
 			continue
@@ -191,6 +195,24 @@ func onNode(req *http.Request, n *backend, body []byte) (out *http.Request, sent
 		out.Body = io.NopCloser(req.Body) // a transport closes it also where it could not be sent
 	}
 	return out, func() bool { return connected }, cancel
+}
+
+// endingBody is the body of a request, of which it tells, once or twice, that it was read to its end.
+type endingBody struct {
+	io.ReadCloser
+	left int64 // negative if that is not known
+	end  func()
+}
+
+// Read implements io.Reader.
+func (b *endingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	last := b.left > 0 && b.left <= int64(n)
+	b.left -= int64(n)
+	if last || err == io.EOF {
+		b.end()
+	}
+	return n, err
 }
 
 // endsWith calls end once when body is closed. A body that can be written to (a WebSocket) remains so.

@@ -98,7 +98,8 @@ type Picker struct {
 	fresh  bool
 }
 
-// node is one node. Invariant: inFlight and streams are the picks whose Done is to come, and work is that of inFlight.
+// node is one node. Invariant: inFlight and streams are the picks whose Done is to come, arriving those of inFlight whose
+// Arrived is to come, too, and work is that of inFlight, in which an arriving one counts as 1.
 type node struct {
 	id   string
 	hash uint64
@@ -111,9 +112,10 @@ type node struct {
 	latency  float64 // of a single request, in seconds, as of sampled
 	sampled  time.Time
 	inFlight int
+	arriving int
 	work     int // of the requests in flight, in single ones
 	streams  int
-	progress time.Time // when a request ended last, or the first of those at it began
+	progress time.Time // when a request ended last, or the first of those that wait for it was there
 
 	rampFrom time.Time // beginning of the slow start, zero if there is none
 
@@ -206,6 +208,9 @@ type Request struct {
 	// Work is how much there is to do for it, in what there is for a single message; less than 1 counts as 1. Of a Stream
 	// it says nothing.
 	Work int
+	// Arriving says that its body is still to come. Until Arrived it counts as 1, and the node is not awaited, because there is
+	// nothing to do for it yet; the client may never send the rest. Of a Stream it says nothing.
+	Arriving bool
 	// Affinity, if it is not 0, is the hash of what all requests of one kind share that must meet at one node. They
 	// do as long as the usable nodes are the same, whoever picks.
 	Affinity uint64
@@ -224,16 +229,35 @@ func (p *Picker) Pick(now time.Time, r Request) (id string, ok bool) {
 	if r.Stream {
 		n.streams++
 	} else {
-		if n.inFlight == 0 {
+		if n.inFlight == n.arriving {
 			n.progress = now
 		}
 		n.inFlight++
-		n.work += max(r.Work, 1)
+		if r.Arriving {
+			n.arriving++
+			n.work++
+		} else {
+			n.work += max(r.Work, 1)
+		}
 	}
 	n.picks = n.picks*decay(now.Sub(n.picksAt), shareWindow) + 1
 	n.picksAt = now
 	n.total++
 	return n.id, true
+}
+
+// Arrived notes that the whole body of a request that was picked for as Arriving, and is no Stream, has gone to the node. From then on
+// it counts as that much work.
+func (p *Picker) Arrived(now time.Time, id string, work int) {
+	n := p.byID[id]
+	if n == nil {
+		return
+	}
+	if n.inFlight == n.arriving {
+		n.progress = now
+	}
+	n.arriving--
+	n.work += max(work, 1) - 1
 }
 
 // Has reports whether there is a node to pick that was not tried.
@@ -348,18 +372,18 @@ func (n *node) weight(now time.Time, slowStart time.Duration) float64 {
 
 // cost is the time that one more request is expected to take at a node, in relation to others.
 func (p *Picker) cost(now time.Time, n *node) float64 {
-	latency := n.latency
+	latency, waiting := n.latency, n.inFlight-n.arriving
 	if latency == 0 {
 		latency = p.typical // it draws neither all requests nor none
-	} else if n.inFlight == 0 {
+	} else if waiting == 0 {
 		// What is thought of a node without requests is slowly forgotten; else a slow one would hardly be
 		// tried again.
 		latency = p.typical + (latency-p.typical)*decay(now.Sub(n.sampled), p.opts.Fall)
 	}
-	if n.inFlight > 0 {
+	if waiting > 0 {
 		// A node from which nothing comes back is as slow as that, long before its requests are given up. What is much
 		// work is expected to take longer.
-		latency = max(latency, now.Sub(n.progress).Seconds()*float64(n.inFlight)/float64(n.work))
+		latency = max(latency, now.Sub(n.progress).Seconds()*float64(waiting)/float64(n.work-n.arriving))
 	}
 	free := n.free * (1 - n.shed*decay(now.Sub(n.shedAt), shedFall))
 	return max(latency, leastLatency) * (float64(n.work)/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
@@ -383,8 +407,12 @@ const (
 // Outcome is the end of a request.
 type Outcome struct {
 	Result Result
-	// Latency is the time until the answer's header; counted when Served.
+	// Latency is the time until the answer's header; counted when Served, unless it is Untimed or Arriving.
 	Latency time.Duration
+	// Untimed says that the time was not that of a request of its size, because the answer may not have needed the body.
+	Untimed bool
+	// Arriving says that the request was picked for as Arriving, and there was no Arrived.
+	Arriving bool
 	// Stream and Work as in the Request.
 	Stream bool
 	Work   int
@@ -400,13 +428,18 @@ func (p *Picker) Done(now time.Time, id string, o Outcome) {
 		n.streams--
 	} else {
 		n.inFlight--
-		n.work -= max(o.Work, 1)
+		if o.Arriving {
+			n.arriving--
+			n.work--
+		} else {
+			n.work -= max(o.Work, 1)
+		}
 		n.progress = now
 	}
 	switch o.Result {
 	case Served:
 		n.failures, n.probation = 0, false
-		if !o.Stream {
+		if !o.Stream && !o.Untimed && !o.Arriving {
 			p.sample(now, n, p.single(o.Latency.Seconds(), o.Work))
 		}
 	case Overloaded:

@@ -403,6 +403,8 @@ func TestBooksBalance(t *testing.T) {
 			id     string
 			stream bool
 			work   int
+
+			arriving bool
 		}
 		var under []pick
 		set, state := map[string]bool{}, map[string]State{}
@@ -435,7 +437,7 @@ func TestBooksBalance(t *testing.T) {
 			"pick": func(t *rapid.T) {
 				r := Request{
 					Chance: rapid.Uint64().Draw(t, "chance"), Stream: rapid.Bool().Draw(t, "stream"), Work: rapid.IntRange(-1, 5000).Draw(t, "work"),
-					Tried: rapid.SliceOfN(id, 0, 3).Draw(t, "tried"),
+					Tried: rapid.SliceOfN(id, 0, 3).Draw(t, "tried"), Arriving: rapid.Bool().Draw(t, "arriving"),
 				}
 				if rapid.Bool().Draw(t, "affine") {
 					r.Affinity = rapid.Uint64Min(1).Draw(t, "affinity")
@@ -445,7 +447,14 @@ func TestBooksBalance(t *testing.T) {
 					if !set[got] || state[got] == Draining || slices.Contains(r.Tried, got) {
 						t.Fatalf("picked %s, which is in the set: %v, is %v, tried %v", got, set[got], state[got], r.Tried)
 					}
-					under = append(under, pick{got, r.Stream, r.Work})
+					under = append(under, pick{got, r.Stream, r.Work, r.Arriving})
+				}
+			},
+			"arrived": func(t *rapid.T) {
+				i := slices.IndexFunc(under, func(x pick) bool { return x.arriving && !x.stream })
+				if i >= 0 {
+					under[i].arriving = false
+					p.Arrived(now, under[i].id, under[i].work)
 				}
 			},
 			"done": func(t *rapid.T) {
@@ -459,7 +468,7 @@ func TestBooksBalance(t *testing.T) {
 					delete(state, x.id) // it is forgotten
 				}
 				p.Done(now, x.id, Outcome{
-					Result: Result(rapid.IntRange(0, int(Void)).Draw(t, "result")), Stream: x.stream, Work: x.work,
+					Result: Result(rapid.IntRange(0, int(Void)).Draw(t, "result")), Stream: x.stream, Work: x.work, Arriving: x.arriving, Untimed: rapid.Bool().Draw(t, "untimed"),
 					Latency: time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "latency")),
 				})
 			},
@@ -482,7 +491,9 @@ func TestBooksBalance(t *testing.T) {
 					}
 				}
 				for _, x := range under {
-					if !x.stream {
+					if x.arriving && !x.stream {
+						work--
+					} else if !x.stream {
 						work -= max(x.work, 1)
 					}
 				}
