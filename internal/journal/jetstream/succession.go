@@ -268,12 +268,9 @@ func (p *publisher) suspect(ctx context.Context, shard int) {
 // succeed sends what waits for a lost leader to the next one, and closes the succession. Should that one be lost meanwhile, the
 // next succession goes on with what it leaves.
 func (p *publisher) succeed(ctx context.Context, shard int) {
-	s := &p.successions[shard]
 	var left []uint64
 	found := p.probe(ctx, shard)
 	p.mu.Lock()
-	// A leader between the two may have stored some entries without their predecessors.
-	doubt := s.elected > 1
 	if found {
 		for id, e := range p.waiting {
 			if e.shard == shard {
@@ -288,7 +285,7 @@ func (p *publisher) succeed(ctx context.Context, shard int) {
 	}
 	slices.Sort(left)
 	for _, id := range left {
-		p.repeat(ctx, id, doubt)
+		p.repeat(ctx, id)
 	}
 	p.mu.Lock()
 	p.closeSuccession(shard)
@@ -296,15 +293,18 @@ func (p *publisher) succeed(ctx context.Context, shard int) {
 }
 
 // repeat sends a waiting entry again. Where that may put it behind a later one, or store it twice, it merely asks for it.
-func (p *publisher) repeat(ctx context.Context, id uint64, doubt bool) {
+func (p *publisher) repeat(ctx context.Context, id uint64) {
 	p.mu.Lock()
 	e := p.waiting[id]
 	if e == nil {
 		p.mu.Unlock()
 		return
 	}
+	s := p.succession(e)
+	// A leader between two others, or one that took the entry for one that it had, may have stored later entries without this one.
+	doubt := s.elected > 1 || e.underWay
 	e.sent, e.again = false, true
-	e.question = e.question || doubt || p.succession(e).acknowledged[e.subject] > id || time.Since(e.first) > againWithin
+	e.question = e.question || doubt || s.acknowledged[e.subject] > id || time.Since(e.first) > againWithin
 	p.mu.Unlock()
 	p.transmit(ctx, id, e)
 }
