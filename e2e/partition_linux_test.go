@@ -175,33 +175,34 @@ func TestPartition(t *testing.T) {
 	load := r.load(5, 4, nil)
 	r.accepts(100)
 
-	// The limits are two to four times what docs/cluster.md says that was measured: the machine may be busy with other tests.
+	// What docs/cluster.md says that was measured is for a machine with nothing else to do. Beside other tests a server has been seen
+	// to ask its leader for 30 s for what it missed.
 	one := [][2]int{{0, 1}, {0, 2}}
 	t.Log("node 0 is cut off from the others")
 	c.set("down", one...)
 	c.refuses(20*time.Second, c.nodes[0])
 	r.serve(c.nodes[1:]...)
-	r.arrives(40 * time.Second)
+	r.arrives(60 * time.Second)
 	c.nodes[1].await("the majority to own all shards", func() bool {
 		return c.nodes[1].metric("esh3ar_shards_owned")+c.nodes[2].metric("esh3ar_shards_owned") == 4
 	})
 	c.set("up", one...)
-	c.whole(20 * time.Second)
+	c.whole(60 * time.Second)
 	r.serve(c.nodes...)
 
 	t.Log("nodes 1 and 2 are cut off from each other, and both reach node 0")
 	c.set("down", [2]int{1, 2})
-	r.arrives(30 * time.Second)
+	r.arrives(60 * time.Second)
 	r.accepts(100)
 	c.set("up", [2]int{1, 2})
-	c.whole(20 * time.Second)
+	c.whole(60 * time.Second)
 
 	t.Log("all are cut off from each other")
 	all := [][2]int{{0, 1}, {0, 2}, {1, 2}}
 	c.set("down", all...)
 	c.refuses(20*time.Second, c.nodes...)
 	c.set("up", all...)
-	c.whole(20 * time.Second)
+	c.whole(60 * time.Second)
 
 	a := load.finish(90*time.Second, c.nodes...)
 	t.Log(a)

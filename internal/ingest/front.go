@@ -112,6 +112,14 @@ func (f *Front) take() error {
 	for {
 		c, err := f.l.Accept()
 		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				select {
+				case <-f.closed:
+					return nil
+				default:
+					return err // closed by somebody else
+				}
+			}
 			// Out of descriptors, or a client that hung up at once: wait a little rather than spin.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			wait := time.NewTimer(pause)
@@ -120,9 +128,6 @@ func (f *Front) take() error {
 				wait.Stop()
 				return nil
 			case <-wait.C:
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return err
 			}
 			continue
 		}
