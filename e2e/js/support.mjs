@@ -63,6 +63,19 @@ export async function mint(sub, ttl = 600) {
   return answer.body.token;
 }
 
+// isSentElsewhere negotiates as a device whose acknowledgements are results, and checks that the answer is another node's hub, with
+// what the device said of itself.
+export async function isSentElsewhere() {
+  const token = await mint(recipient("alice"));
+  const answer = await fetch(`${url}/hubs/mobile/negotiate?negotiateVersion=1&ack=result`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+  assert.equal(answer.status, 200);
+  const body = await answer.json();
+  assert.match(body.url, /^http:\/\/127\.0\.0\.1:\d+\/hubs\/mobile\?ack=result&moved=1$/);
+  assert.notEqual(new URL(body.url).origin, new URL(url).origin);
+  assert.equal(body.accessToken, token);
+  assert.ok(!body.connectionToken && !body.availableTransports);
+}
+
 // restart stops the server with that signal and starts it again over the same data and address.
 export async function restart(signal) {
   const response = await fetch(`${control}/restart?signal=${signal}`, { method: "POST" });

@@ -221,6 +221,21 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// succeeded waits until "old" has given the shard up to "new", and until a phone of the user that comes to "new" has both messages, of
+// which the second was accepted while both owned the shard.
+func (n *nodes) succeeded(shard uint16, first, second *esh3ar.Message) *phone {
+	n.t.Helper()
+	n.until("the old one ends", func() bool { return slices.Contains(n.told(shard), "-old") })
+	n.await(second, esh3ar.StatusQueued)
+	p := &phone{got: make(chan *dispatch.Delivery, 100), ack: true}
+	p.mu.Lock()
+	p.att = n.by["new"].Attach("user", p)
+	p.mu.Unlock()
+	n.await(first, esh3ar.StatusDelivered)
+	n.await(second, esh3ar.StatusDelivered)
+	return p
+}
+
 // An owner that does not know that it lost its lease is refused by the store, and ends; the new one goes on.
 func TestStaleOwner(t *testing.T) {
 	n := newNodes(t, "old", "new")
@@ -235,14 +250,7 @@ func TestStaleOwner(t *testing.T) {
 	n.until("both own it", func() bool { return slices.Equal(n.told(shard), []string{"old", "new"}) })
 	second := n.message("client", "user", "second")
 	n.accept(second) // both read it
-	n.until("the old one ends", func() bool { return slices.Contains(n.told(shard), "-old") })
-	n.await(second, esh3ar.StatusQueued)
-	p := &phone{got: make(chan *dispatch.Delivery, 100), ack: true}
-	p.mu.Lock()
-	p.att = n.by["new"].Attach("user", p)
-	p.mu.Unlock()
-	n.await(first, esh3ar.StatusDelivered)
-	n.await(second, esh3ar.StatusDelivered)
+	p := n.succeeded(shard, first, second)
 	if got := p.firsts(); !slices.Equal(got, []string{"first", "second"}) {
 		t.Errorf("got %v", got)
 	}
