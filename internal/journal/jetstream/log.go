@@ -122,8 +122,8 @@ type Log struct {
 
 	deployment string // of the streams, as far as is known
 	publish    *publisher
-	barriers   chan barrier // those below which is to be purged; there is room for one of each shard
-	guard      *guard       // nil if the server is no Host
+	marks      chan mark // those below which is to be purged; there is room for two of each shard
+	guard      *guard    // nil if the server is no Host
 
 	ctx     context.Context // ends with the log; readers and the guard follow it
 	end     context.CancelFunc
@@ -168,8 +168,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Replicas > 1 {
 		replicated = o.Shards
 	}
-	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger), barriers: make(chan barrier, o.Shards)}
-	l.publish.purge = l.purgeProbes
+	l := &Log{opts: o, publish: newPublisher(replicated, o.Logger), marks: make(chan mark, 2*o.Shards)}
+	l.publish.purge = l.purgeLater
 	l.ctx, l.end = context.WithCancel(context.Background())
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -230,7 +230,7 @@ func (l *Log) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l.running.Go(l.purgeBarriers)
+	l.running.Go(l.purgeMarks)
 	if hosted {
 		l.guard = newGuard(host, l.opts.DiskReserve, l.opts.Logger)
 		l.running.Go(func() {
@@ -312,52 +312,40 @@ func (l *Log) Barrier(ctx context.Context, shard uint16) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The last barrier is enough to keep, and nobody needs even that. Nobody waits for it either: a leader that steps down may
-	// never answer, and the shard waits for its owner.
-	select {
-	case l.barriers <- barrier{shard, seq}:
-	default: // the next one removes what this one would have
-	}
+	// The last barrier is enough to keep, and nobody needs even that.
+	l.purgeLater(int(shard), seq)
 	return seq, nil
 }
 
-// barrier is one that was made.
-type barrier struct {
-	shard uint16
+// mark is an entry that belongs to no partition: a barrier, or a probe of the publisher.
+type mark struct {
+	shard int
 	seq   uint64
 }
 
-// purgeBarriers removes what lies below new barriers, until the log ends.
-func (l *Log) purgeBarriers() {
+// purgeLater has the shard's marks removed below the one of the given sequence. Nobody waits for that: a leader that steps down
+// may never answer. It may be called before the log is open.
+func (l *Log) purgeLater(shard int, below uint64) {
+	select {
+	case l.marks <- mark{shard, below}:
+	default: // the next one removes what this one would have
+	}
+}
+
+// purgeMarks does what purgeLater is told, until the log ends.
+func (l *Log) purgeMarks() {
 	for {
 		select {
-		case b := <-l.barriers:
+		case m := <-l.marks:
 			asking, cancel := context.WithTimeout(l.ctx, requestTimeout)
-			if err := purgeFillers(asking, l.streams[b.shard], int(b.shard), b.seq); err != nil {
-				l.opts.Logger.Debug("old barriers are not purged", "stream", streamName(int(b.shard)), "error", err)
+			err := l.streams[m.shard].Purge(asking, jetstream.WithPurgeSubject(fillers(m.shard)), jetstream.WithPurgeSequence(m.seq))
+			if err != nil {
+				l.opts.Logger.Debug("old barriers and probes are not purged", "stream", streamName(m.shard), "error", err)
 			}
 			cancel()
 		case <-l.ctx.Done():
 			return
 		}
-	}
-}
-
-// purgeFillers removes the shard's entries that belong to no partition and have a sequence below the given one.
-func purgeFillers(ctx context.Context, s jetstream.Stream, shard int, below uint64) error {
-	return s.Purge(ctx, jetstream.WithPurgeSubject(fillers(shard)), jetstream.WithPurgeSequence(below))
-}
-
-// purgeProbes is purgeFillers for the publisher, which may need it before the log is open.
-func (l *Log) purgeProbes(ctx context.Context, shard int, below uint64) {
-	asking, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := l.js.Stream(asking, streamName(shard))
-	if err == nil {
-		err = purgeFillers(asking, s, shard, below)
-	}
-	if err != nil {
-		l.opts.Logger.Debug("old probes are not purged", "stream", streamName(shard), "error", err)
 	}
 }
 

@@ -28,7 +28,7 @@ type publisher struct {
 	request func(e *published, reply string) error // of the connection
 	prefix  string                                 // of the reply subjects; the number of the entry follows
 	logger  *slog.Logger
-	purge   func(ctx context.Context, shard int, below uint64) // of the entries that belong to no partition
+	purge   func(shard int, below uint64) // of the entries that belong to no partition; it does not wait
 
 	mu          sync.Mutex
 	next        uint64

@@ -98,13 +98,21 @@ func (p *publisher) mayFollow(ctx context.Context, s *succession) error {
 	return nil
 }
 
-// age returns for how long the first of the entries that wait has waited. The lock must be held.
-func (p *publisher) age(s *succession) time.Duration {
+// oldest returns the first of the entries that wait, and its number; nil if none does. The lock must be held.
+func (p *publisher) oldest(s *succession) (uint64, *published) {
 	for len(s.order) > 0 {
 		if e := p.waiting[s.order[0]]; e != nil {
-			return time.Since(e.first)
+			return s.order[0], e
 		}
 		s.order = s.order[1:]
+	}
+	return 0, nil
+}
+
+// age returns for how long the first of the entries that wait has waited. The lock must be held.
+func (p *publisher) age(s *succession) time.Duration {
+	if _, e := p.oldest(s); e != nil {
+		return time.Since(e.first)
 	}
 	return 0
 }
@@ -206,13 +214,13 @@ func (p *publisher) run(ctx context.Context) {
 		case shard := <-p.vacant:
 			working.Go(func() {
 				p.succeed(ctx, shard)
-				p.tidy(ctx, shard)
+				p.tidy(shard)
 			})
 		case <-tick.C:
 			for _, shard := range p.silent() {
 				working.Go(func() {
 					p.suspect(ctx, shard)
-					p.tidy(ctx, shard)
+					p.tidy(shard)
 				})
 			}
 		}
@@ -239,11 +247,11 @@ func (p *publisher) closeSuccession(shard int) {
 func (p *publisher) silent() (shards []int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range p.waiting {
-		s := p.succession(e)
-		if s != nil && !s.open && !s.suspected && time.Since(e.first) > suspectAfter {
+	for shard := range p.successions {
+		s := &p.successions[shard]
+		if !s.open && !s.suspected && p.age(s) > suspectAfter {
 			s.suspected = true
-			shards = append(shards, e.shard)
+			shards = append(shards, shard)
 		}
 	}
 	return shards
@@ -255,12 +263,10 @@ func (p *publisher) suspect(ctx context.Context, shard int) {
 	id, err := p.storeProbe(ctx, shard)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.successions[shard].suspected = false
-	lost := errors.Is(err, journal.ErrUnavailable)
-	for n, e := range p.waiting {
-		lost = lost || err == nil && e.shard == shard && n < id
-	}
-	if lost {
+	s := &p.successions[shard]
+	s.suspected = false
+	first, e := p.oldest(s)
+	if errors.Is(err, journal.ErrUnavailable) || err == nil && e != nil && first < id {
 		p.openSuccession(shard)
 	}
 }
@@ -272,8 +278,8 @@ func (p *publisher) succeed(ctx context.Context, shard int) {
 	found := p.probe(ctx, shard)
 	p.mu.Lock()
 	if found {
-		for id, e := range p.waiting {
-			if e.shard == shard {
+		for _, id := range p.successions[shard].order {
+			if p.waiting[id] != nil {
 				left = append(left, id)
 			}
 		}
@@ -283,7 +289,6 @@ func (p *publisher) succeed(ctx context.Context, shard int) {
 	if len(left) > 0 {
 		p.logger.Info("journal stream has a leader again: what was under way is sent again", "stream", streamName(shard), "entries", len(left))
 	}
-	slices.Sort(left)
 	for _, id := range left {
 		p.repeat(ctx, id)
 	}
@@ -313,11 +318,10 @@ func (p *publisher) repeat(ctx context.Context, id uint64) {
 func (p *publisher) probe(ctx context.Context, shard int) bool {
 	for {
 		p.mu.Lock()
-		waiting := p.successions[shard].waiting
-		sending := false // by a call that came before nothing new was taken
-		for _, e := range p.waiting {
-			sending = sending || e.shard == shard && !e.sent
-		}
+		s := &p.successions[shard]
+		// By a call that came before nothing new was taken.
+		sending := slices.ContainsFunc(s.order, func(id uint64) bool { e := p.waiting[id]; return e != nil && !e.sent })
+		waiting := s.waiting
 		p.mu.Unlock()
 		if waiting == 0 {
 			return false
@@ -354,12 +358,12 @@ func (p *publisher) storeProbe(ctx context.Context, shard int) (id uint64, err e
 }
 
 // tidy has all probes and barriers removed but the last.
-func (p *publisher) tidy(ctx context.Context, shard int) {
+func (p *publisher) tidy(shard int) {
 	p.mu.Lock()
 	last := p.successions[shard].probed
 	p.successions[shard].probed = 0
 	p.mu.Unlock()
 	if last > 0 {
-		p.purge(ctx, shard, last)
+		p.purge(shard, last)
 	}
 }

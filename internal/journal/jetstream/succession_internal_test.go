@@ -47,7 +47,7 @@ func newServers(t *testing.T) *servers {
 	t.Helper()
 	s := &servers{p: newPublisher(1, slog.New(slog.DiscardHandler)), ids: make(map[string]uint64)}
 	s.p.prefix, s.p.request = "reply.", s.receive
-	s.p.purge = func(_ context.Context, _ int, below uint64) {
+	s.p.purge = func(_ int, below uint64) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.purged = max(s.purged, below)
