@@ -171,9 +171,7 @@ func (l *Leases) release(shard uint16, held *lease) {
 // storeRelease tells the others of a release. It gives up when Members has ended, and when this node stops and there is
 // nobody to store it.
 func (l *Leases) storeRelease(shard uint16, revision uint64) (uint64, error) {
-	ctx, cancel := l.m.unlessLost(context.Background())
-	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(l.m.lost, requestTimeout)
 	defer cancel()
 	return l.store(ctx, shard, revision, true)
 }

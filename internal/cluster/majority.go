@@ -95,13 +95,3 @@ func (m *Members) draining() bool {
 	defer m.mu.Unlock()
 	return m.self.Draining
 }
-
-// unlessLost returns a child of ctx that ends with ErrMajorityGone when this node stops and the majority has gone.
-func (m *Members) unlessLost(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(m.lost, func() { cancel(context.Cause(m.lost)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
-}

@@ -228,7 +228,7 @@ func (m *Members) Heard() map[string]time.Time {
 	heard := make(map[string]time.Time, len(m.nodes))
 	for name, n := range m.nodes {
 		if n.alive {
-			heard[name] = slices.MaxFunc(n.seen[:], time.Time.Compare)
+			heard[name] = n.heard()
 		}
 	}
 	return heard

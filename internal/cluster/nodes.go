@@ -29,6 +29,9 @@ type node struct {
 	contact  contact // as its last report told of it, by this machine's clock
 }
 
+// heard returns when a report of the node came last, on any board.
+func (n *node) heard() time.Time { return slices.MaxFunc(n.seen[:], time.Time.Compare) }
+
 // apply takes note of an entry of a board. It says whether this node has been
 // superseded.
 func (m *Members) apply(i int, e boardEntry) (superseded bool) {
@@ -143,7 +146,7 @@ func (m *Members) sweep(now time.Time) {
 		if !n.alive {
 			continue
 		}
-		latest := slices.MaxFunc(n.seen[:], time.Time.Compare)
+		latest := n.heard()
 		if now.Sub(latest) <= m.opts.DeadAfter {
 			continue
 		}

@@ -63,7 +63,7 @@ func (o *Observer) Live() (nodes []Observed, complete bool) {
 	defer o.m.mu.Unlock()
 	for _, n := range o.m.nodes {
 		if n.alive {
-			nodes = append(nodes, Observed{n.clone(), slices.MaxFunc(n.seen[:], time.Time.Compare)})
+			nodes = append(nodes, Observed{n.clone(), n.heard()})
 		}
 	}
 	slices.SortFunc(nodes, func(a, b Observed) int { return cmp.Compare(a.Name, b.Name) })

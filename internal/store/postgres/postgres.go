@@ -190,7 +190,7 @@ func (s *Store) Close() error {
 const pingSize = 16 << 10
 
 // pingQuestion sends and is sent pingSize, and asks whether the server takes writes.
-const pingQuestion = `SELECT length($1), repeat('.', length($1)), current_setting('transaction_read_only')`
+const pingQuestion = `SELECT repeat('.', length($1)), current_setting('transaction_read_only')`
 
 // Ping implements store.Store.
 func (s *Store) Ping(ctx context.Context) error {
@@ -206,7 +206,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	switch {
 	case r.Err != nil:
 		return s.classify(r.Err)
-	case string(r.Rows[0][2]) == "on":
+	case string(r.Rows[0][1]) == "on":
 		// The other connections are to a server that takes no writes, too. New ones look for one that does.
 		s.pool.Reset()
 		return fmt.Errorf("store: postgres: %w", errReadOnly)
