@@ -103,18 +103,11 @@ func (a *attempts) answer(start time.Time) time.Duration {
 	return max(now.Sub(start), 0)
 }
 
-// done says how the attempt at a node ended, at which there was no answer, or none that counts.
-func (a *attempts) done(n *backend, result picker.Result, latency time.Duration) {
-	a.end(n, result, latency, false)
-}
-
-// doneWith is done for an answer of that status. One that denies a request whose body was passed on as it came may have been given
-// before the end of the body, and says nothing about what such a long one takes.
-func (a *attempts) doneWith(n *backend, status int, result picker.Result, latency time.Duration) {
-	a.end(n, result, latency, !a.whole && status >= 400 && status < 500)
-}
-
-func (a *attempts) end(n *backend, result picker.Result, latency time.Duration, untimed bool) {
+// done says how the attempt at a node ended: with an answer of that status, or with none that counts, which is 0. An answer that
+// denies a request whose body was passed on as it came may have been given before the end of the body, and says nothing about what
+// such a long one takes.
+func (a *attempts) done(n *backend, status int, result picker.Result, latency time.Duration) {
+	untimed := !a.whole && status >= 400 && status < 500
 	now := time.Now()
 	b := a.balancer
 	b.mu.Lock()

@@ -88,7 +88,7 @@ type exchange struct {
 func (e *exchange) run(way *attempts) (again, keep bool) {
 	e.start = time.Now()
 	if err := e.connect(); err != nil {
-		way.done(e.node, picker.Failed, 0)
+		way.done(e.node, 0, picker.Failed, 0)
 		return e.failed(way, failure{err: err, timeout: isTimeout(err)}, false)
 	}
 	e.using.Store(e.u)
@@ -96,7 +96,7 @@ func (e *exchange) run(way *attempts) (again, keep bool) {
 	f := e.send()
 	if errors.Is(f.err, errClient) {
 		e.drop()
-		way.done(e.node, picker.Void, 0)
+		way.done(e.node, 0, picker.Void, 0)
 		if isTimeout(f.err) {
 			e.refuse(slowBody())
 		}
@@ -121,9 +121,9 @@ func (e *exchange) run(way *attempts) (again, keep bool) {
 	e.drop()
 	if stale {
 		e.node.expire(e.start)
-		way.done(e.node, picker.Void, 0)
+		way.done(e.node, 0, picker.Void, 0)
 	} else {
-		way.done(e.node, picker.Failed, 0)
+		way.done(e.node, 0, picker.Failed, 0)
 	}
 	return e.failed(way, f, stale)
 }
@@ -263,7 +263,7 @@ func (e *exchange) settle(way *attempts, res response, early bool) (again, keep 
 	}
 	if res.framing != sized || int64(res.size)+res.length > wholeAnswer {
 		e.u.r += res.size
-		way.doneWith(e.node, res.status, resultOf(res.status), latency)
+		way.done(e.node, res.status, resultOf(res.status), latency)
 		keep = e.stream(res, now) && !last
 		if !keep && unread {
 			e.linger()
@@ -274,7 +274,7 @@ func (e *exchange) settle(way *attempts, res response, early bool) (again, keep 
 	for e.u.w-e.u.r < whole {
 		if err := e.u.fill(); err != nil {
 			e.drop()
-			way.done(e.node, picker.Failed, 0)
+			way.done(e.node, 0, picker.Failed, 0)
 			return e.failed(way, failure{err: err, sent: true, timeout: isTimeout(err)}, false)
 		}
 	}
@@ -288,7 +288,7 @@ func (e *exchange) settle(way *attempts, res response, early bool) (again, keep 
 	} else {
 		e.release(now)
 	}
-	way.doneWith(e.node, res.status, result, latency)
+	way.done(e.node, res.status, result, latency)
 	if elsewhere && way.refused(e.node, e.replayable) {
 		e.refusal = append(e.refusal[:0], e.answer...)
 		return true, false

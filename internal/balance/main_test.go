@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/esh3artech/esh3ar/internal/balance/picker"
 	"github.com/esh3artech/esh3ar/internal/freeport"
 	"github.com/esh3artech/esh3ar/internal/peer"
 )
@@ -118,6 +120,15 @@ func eventually(t testing.TB, what string, is func() bool) {
 			t.Fatalf("it never came to be that %s", what)
 		}
 	}
+}
+
+// allReady waits until that many nodes are all that the balancer has, and ready.
+func allReady(t testing.TB, b *running, nodes int) {
+	t.Helper()
+	eventually(t, "the nodes are ready", func() bool {
+		views := b.views()
+		return len(views) == nodes && !slices.ContainsFunc(views, func(v picker.View) bool { return v.State != picker.Ready })
+	})
 }
 
 // server is a node made of a handler. It answers /readyz by itself.

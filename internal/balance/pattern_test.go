@@ -123,14 +123,7 @@ func TestRequestsFollowThePattern(t *testing.T) {
 		urls = append(urls, server(t, workers[i].ServeHTTP).URL)
 	}
 	b := start(t, newSetNodes(urls...), nil)
-	eventually(t, "the nodes are ready", func() bool {
-		for _, v := range b.views() {
-			if v.State.String() != "ready" {
-				return false
-			}
-		}
-		return len(b.views()) == len(urls)
-	})
+	allReady(t, b, len(urls))
 	transport := &http.Transport{MaxIdleConnsPerHost: 256}
 	t.Cleanup(transport.CloseIdleConnections)
 	clients := func() *patternClients {

@@ -47,7 +47,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 			break
 		}
 		out, sent, cancel := onNode(req, n, body)
-		if body == nil && out.Body != nil {
+		if !replayable {
 			attempt := way.count
 			out.Body = &endingBody{out.Body, out.ContentLength, func() { way.arrived(n, attempt) }}
 		}
@@ -65,10 +65,10 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			cancel()
 			if err := fault(nil); err != nil || req.Context().Err() != nil {
-				way.done(n, picker.Void, 0)
+				way.done(n, 0, picker.Void, 0)
 				return nil, cmp.Or(err, req.Context().Err())
 			}
-			way.done(n, picker.Failed, 0)
+			way.done(n, 0, picker.Failed, 0)
 			f := failure{err: err, sent: sent(), timeout: isTimeout(err)}
 			if way.again(n, f, replayable || !f.sent, false) {
 				continue
@@ -82,11 +82,11 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		} else if way.stream {
 			resp.Body = endsWith(resp.Body, func() {
 				cancel()
-				way.done(n, result, latency)
+				way.done(n, status, result, latency)
 			})
 			return resp, nil
 		}
-		way.doneWith(n, status, result, latency)
+		way.done(n, status, result, latency)
 		if elsewhere && way.refused(n, replayable) {
 			refusal = resp
 			continue

@@ -92,15 +92,7 @@ func TestStalledUploadKeepsTheShare(t *testing.T) {
 		}).URL)
 	}
 	b := start(t, newSetNodes(urls...), nil)
-	eventually(t, "the nodes are ready", func() bool {
-		ready := 0
-		for _, v := range b.views() {
-			if v.State.String() == "ready" {
-				ready++
-			}
-		}
-		return ready == len(urls)
-	})
+	allReady(t, b, len(urls))
 	c := httpClient(t)
 	for _, path := range uploadPaths {
 		body, w := io.Pipe()

@@ -99,7 +99,7 @@ type Picker struct {
 }
 
 // node is one node. Invariant: inFlight and streams are the picks whose Done is to come, arriving those of inFlight whose
-// Arrived is to come, too, and work is that of inFlight, in which an arriving one counts as 1.
+// Arrived is to come, too, and work is that of the others in flight.
 type node struct {
 	id   string
 	hash uint64
@@ -113,7 +113,7 @@ type node struct {
 	sampled  time.Time
 	inFlight int
 	arriving int
-	work     int // of the requests in flight, in single ones
+	work     int // of the requests in flight that are not arriving, in single ones
 	streams  int
 	progress time.Time // when a request ended last, or the first of those that wait for it was there
 
@@ -235,7 +235,6 @@ func (p *Picker) Pick(now time.Time, r Request) (id string, ok bool) {
 		n.inFlight++
 		if r.Arriving {
 			n.arriving++
-			n.work++
 		} else {
 			n.work += max(r.Work, 1)
 		}
@@ -257,7 +256,7 @@ func (p *Picker) Arrived(now time.Time, id string, work int) {
 		n.progress = now
 	}
 	n.arriving--
-	n.work += max(work, 1) - 1
+	n.work += max(work, 1)
 }
 
 // Has reports whether there is a node to pick that was not tried.
@@ -370,6 +369,9 @@ func (n *node) weight(now time.Time, slowStart time.Duration) float64 {
 	return max(w, leastWeight)
 }
 
+// load returns the work at the node, in which a request whose body is still to come counts as a single one.
+func (n *node) load() int { return n.work + n.arriving }
+
 // cost is the time that one more request is expected to take at a node, in relation to others.
 func (p *Picker) cost(now time.Time, n *node) float64 {
 	latency, waiting := n.latency, n.inFlight-n.arriving
@@ -383,10 +385,10 @@ func (p *Picker) cost(now time.Time, n *node) float64 {
 	if waiting > 0 {
 		// A node from which nothing comes back is as slow as that, long before its requests are given up. What is much
 		// work is expected to take longer.
-		latency = max(latency, now.Sub(n.progress).Seconds()*float64(waiting)/float64(n.work-n.arriving))
+		latency = max(latency, now.Sub(n.progress).Seconds()*float64(waiting)/float64(n.work))
 	}
 	free := n.free * (1 - n.shed*decay(now.Sub(n.shedAt), shedFall))
-	return max(latency, leastLatency) * (float64(n.work)/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
+	return max(latency, leastLatency) * (float64(n.load())/n.weight(now, p.opts.SlowStart) + 1) / max(free, leastLeft)
 }
 
 // Result is what became of a request at a node.
@@ -430,7 +432,6 @@ func (p *Picker) Done(now time.Time, id string, o Outcome) {
 		n.inFlight--
 		if o.Arriving {
 			n.arriving--
-			n.work--
 		} else {
 			n.work -= max(o.Work, 1)
 		}

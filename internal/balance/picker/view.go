@@ -42,7 +42,7 @@ func (p *Picker) Views(now time.Time) []View {
 			ID: n.id, State: n.state, Cause: n.cause, Usable: usable[n], Ejected: n.until,
 			Share: share, Weight: n.weight(now, p.opts.SlowStart),
 			Free:    n.free * (1 - n.shed*decay(now.Sub(n.shedAt), shedFall)),
-			Latency: time.Duration(n.latency * float64(time.Second)), InFlight: n.inFlight, Work: n.work, Streams: n.streams,
+			Latency: time.Duration(n.latency * float64(time.Second)), InFlight: n.inFlight, Work: n.load(), Streams: n.streams,
 			Picks: n.total, Failures: n.failures,
 		})
 	}
