@@ -57,6 +57,7 @@ type nodeState struct {
 	Usable             bool
 	Share              float64
 	Requests           int
+	Streams            int // WebSockets among them
 }
 
 func nodeStates(t *testing.T, admin string) map[string]nodeState {

@@ -2,9 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net/http"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 )
@@ -65,13 +62,7 @@ func TestDevicesGoPastTheBalancer(t *testing.T) {
 	d.hangUp()
 	b.await("the balancer to see it go", func() bool { return streamsAt(t, admin) == 0 })
 
-	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
-		t.Fatalf("the official client is not installed: run make setup (%v)", err)
-	}
-	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "balanced.test.mjs")
-	node.Dir = "js"
-	node.Env = append(os.Environ(), "E2E_URL="+b.url, "E2E_ADMIN="+admin, "E2E_KEY="+apiKey)
-	if out, err := node.CombinedOutput(); err != nil {
+	if out, err := official(t, "balanced.test.mjs", b.url, "E2E_ADMIN="+admin).CombinedOutput(); err != nil {
 		t.Errorf("node: %v\n%s", err, out)
 	}
 	b.await("the devices of the official client to be gone", func() bool { return connected(c.servers...) == many })
@@ -104,13 +95,7 @@ func connected(nodes ...*server) (n int) {
 // streamsAt returns how many streams and WebSockets a balancer has open.
 func streamsAt(t *testing.T, admin string) (n int) {
 	t.Helper()
-	a := newAPI(admin)
-	defer a.close()
-	var out struct{ Nodes []struct{ Streams int } }
-	if _, err := a.call(t.Context(), http.MethodGet, "/nodes", "", nil, &out); err != nil {
-		t.Fatal(err)
-	}
-	for _, node := range out.Nodes {
+	for _, node := range nodeStates(t, admin) {
 		n += node.Streams
 	}
 	return n

@@ -159,13 +159,7 @@ func TestCutOffNodeSendsItsDevicesAway(t *testing.T) {
 	w.write()
 	began := time.Now()
 	g.set(true)
-	elsewhere := func() (n int) {
-		for _, s := range c.servers {
-			n += s.metric("esh3ar_devices_connected")
-		}
-		return n
-	}
-	cut.await("its devices to be at the others", func() bool { return elsewhere() == many })
+	cut.await("its devices to be at the others", func() bool { return connected(c.servers...) == many })
 	t.Logf("they were served again after %s", time.Since(began))
 	if n := cut.metric(`esh3ar_devices_shed_total{reason="cut_off"}`); n != many {
 		t.Errorf("%d devices were told to go, want %d", n, many)

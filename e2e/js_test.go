@@ -10,13 +10,22 @@ import (
 	"testing"
 )
 
+// official returns the command that runs a file of js/, tests on the official client, against what listens at the URL.
+func official(t *testing.T, file, url string, env ...string) *exec.Cmd {
+	t.Helper()
+	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
+		t.Fatalf("the official client is not installed: run make setup (%v)", err)
+	}
+	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", file)
+	node.Dir = "js"
+	node.Env = append(append(os.Environ(), "E2E_URL="+url, "E2E_KEY="+apiKey), env...)
+	return node
+}
+
 // TestJavaScriptClient runs the tests in js/, which are written against the official SignalR client.
 // Each file gets a server of its own, which it may have restarted.
 func TestJavaScriptClient(t *testing.T) {
 	t.Parallel()
-	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
-		t.Fatalf("the official client is not installed: run make setup (%v)", err)
-	}
 	for _, file := range []string{"device.test.mjs", "transports.test.mjs", "restart.test.mjs"} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
@@ -50,9 +59,7 @@ func TestJavaScriptClient(t *testing.T) {
 			}))
 			defer control.Close()
 
-			node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", file)
-			node.Dir = "js"
-			node.Env = append(os.Environ(), "E2E_URL="+s.url, "E2E_KEY="+apiKey, "E2E_JWT_SECRET="+jwtSecret, "E2E_CONTROL="+control.URL)
+			node := official(t, file, s.url, "E2E_JWT_SECRET="+jwtSecret, "E2E_CONTROL="+control.URL)
 			var out bytes.Buffer
 			node.Stdout, node.Stderr = &out, &out
 			if err := node.Start(); err != nil {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"testing"
@@ -45,13 +43,7 @@ func TestDevicesAreSentToOtherNodes(t *testing.T) {
 		t.Errorf("the phone got %s, want %s", m.ID, id)
 	}
 
-	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
-		t.Fatalf("the official client is not installed: run make setup (%v)", err)
-	}
-	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "redirect.test.mjs")
-	node.Dir = "js"
-	node.Env = append(os.Environ(), "E2E_URL="+full.url, "E2E_KEY="+apiKey)
-	if out, err := node.CombinedOutput(); err != nil {
+	if out, err := official(t, "redirect.test.mjs", full.url).CombinedOutput(); err != nil {
 		t.Errorf("node: %v\n%s", err, out)
 	}
 	if n := elsewhere(); n != 2 {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -44,19 +43,14 @@ func TestFullNodeSheds(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, "--shed-rate", "1200", "--max-attempts", "2", "--log-level", "info")
 	full := c.servers[0]
-	if _, err := os.Stat("js/node_modules/@microsoft/signalr"); err != nil {
-		t.Fatalf("the official client is not installed: run make setup (%v)", err)
-	}
-	const official = 6 // devices on the official client
-	node := exec.CommandContext(t.Context(), "node", "--test", "--test-reporter=spec", "shed.test.mjs")
-	node.Dir = "js"
-	node.Env = append(os.Environ(), "E2E_URL="+full.url, "E2E_KEY="+apiKey)
+	const officials = 6 // devices on the official client
+	node := official(t, "shed.test.mjs", full.url)
 	var out bytes.Buffer
 	node.Stdout, node.Stderr = &out, &out
 	if err := node.Start(); err != nil {
 		t.Fatal(err)
 	}
-	full.await("the official clients to connect", func() bool { return full.arrivals() == official })
+	full.await("the official clients to connect", func() bool { return full.arrivals() == officials })
 
 	const many, fixed = 300, 10
 	w := newSwarm(t)
@@ -193,7 +187,7 @@ func TestRollingRestartIsNoStorm(t *testing.T) {
 		}
 		here := 0
 		if err := left[0].poll(30*time.Second, "its devices to be at the others", func() bool {
-			here = left[0].metric("esh3ar_devices_connected") + left[1].metric("esh3ar_devices_connected")
+			here = connected(left...)
 			return here == all
 		}); err != nil {
 			t.Fatalf("%v: %d of %d are", err, here, all)
