@@ -131,12 +131,15 @@ func (a *accounts) lock(client string) *account {
 	for {
 		v, ok := a.byClient.Load(client)
 		if !ok {
-			var known bool
-			if v, known = a.byClient.LoadOrStore(client, new(account)); !known {
+			// Locked before anybody sees it: who is told that it is there waits for what it is made for.
+			c := new(account)
+			c.mu.Lock()
+			if v, ok = a.byClient.LoadOrStore(client, c); !ok {
 				select {
 				case a.fresh <- struct{}{}:
 				default:
 				}
+				return c
 			}
 		}
 		c := v.(*account)
